@@ -1,0 +1,1 @@
+"""Per-token BERT vectors from text files, on TensorFlow 2."""

@@ -1,0 +1,47 @@
+"""Every mistake that a person can mend, by where it was made.
+
+BertExtractError
+ +-- OptionsError      a flag or an option is wrong (the command exits with 2)
+ +-- InputError        a text file cannot be read as lines of UTF-8
+ +-- VocabError        the vocab file is not a BERT vocab
+ +-- ConfigError       bert_config.json is missing something or says nonsense
+ +-- CheckpointError   weights are missing, misshapen or unreadable
+ +-- NotFiniteError    a vector holds NaN or infinity
+ +-- OutputError       the output cannot be written
+"""
+
+
+class BertExtractError(Exception):
+    """Says what happened, where, what was expected, what was found, and the way out.
+
+    The command prints the message without a traceback and exits with 1. Anything
+    that is not a `BertExtractError` is a bug and shows its traceback.
+    """
+
+
+class OptionsError(BertExtractError):
+    """An option has a value that cannot work, whatever the files hold."""
+
+
+class InputError(BertExtractError):
+    """A text file is missing, unreadable, or not UTF-8."""
+
+
+class VocabError(BertExtractError):
+    """A vocab file is missing, unreadable, or lacks a special token."""
+
+
+class ConfigError(BertExtractError):
+    """A bert_config.json is missing, unreadable, or lacks a key."""
+
+
+class CheckpointError(BertExtractError):
+    """A checkpoint is missing, broken, or is not the one that the config describes."""
+
+
+class NotFiniteError(BertExtractError):
+    """The model computed NaN or infinity for a line."""
+
+
+class OutputError(BertExtractError):
+    """The output cannot be created, written, or put in its place."""
