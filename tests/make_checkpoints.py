@@ -1,0 +1,126 @@
+"""Checkpoints to test with, in the formats that people have."""
+
+import json
+import mmap
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from bert_extract.modeling import BertConfig, variable_shapes
+
+Weights = dict[str, NDArray[Any]]
+
+# Hugging Face's names of BertModel -> Google's. Its `weight` of a dense layer is
+# Google's kernel transposed. "{}" stands for the encoder layer.
+TF1_NAMES = {
+    "embeddings.word_embeddings.weight": "embeddings/word_embeddings",
+    "embeddings.position_embeddings.weight": "embeddings/position_embeddings",
+    "embeddings.token_type_embeddings.weight": "embeddings/token_type_embeddings",
+    "embeddings.LayerNorm": "embeddings/LayerNorm",
+    "encoder.layer.{}.attention.self.query": "encoder/layer_{}/attention/self/query",
+    "encoder.layer.{}.attention.self.key": "encoder/layer_{}/attention/self/key",
+    "encoder.layer.{}.attention.self.value": "encoder/layer_{}/attention/self/value",
+    "encoder.layer.{}.attention.output.dense": (
+        "encoder/layer_{}/attention/output/dense"
+    ),
+    "encoder.layer.{}.attention.output.LayerNorm": (
+        "encoder/layer_{}/attention/output/LayerNorm"
+    ),
+    "encoder.layer.{}.intermediate.dense": "encoder/layer_{}/intermediate/dense",
+    "encoder.layer.{}.output.dense": "encoder/layer_{}/output/dense",
+    "encoder.layer.{}.output.LayerNorm": "encoder/layer_{}/output/LayerNorm",
+    "pooler.dense": "pooler/dense",
+}
+_SAFETENSORS_DTYPES = {"F32": np.float32, "I64": np.int64}
+
+
+def write_tf1_checkpoint(prefix: Path | str, weights: Mapping[str, Any]) -> None:
+    """Writes `prefix`.index and its data file, as TF1's Saver names variables."""
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(weights),
+        shape_and_slices=[""] * len(weights),
+        tensors=list(weights.values()),
+    )
+
+
+def read_tf1_checkpoint(prefix: Path | str) -> Weights:
+    """Every variable of a TF1 checkpoint, by the reader that TensorFlow documents."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    return {
+        name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+    }
+
+
+def random_weights(config: BertConfig, seed: int) -> Weights:
+    """float32 weights of the size that training gives, the pooler's among them."""
+    rng = np.random.default_rng(seed)
+    shapes = variable_shapes(config) | {
+        "bert/pooler/dense/kernel": (config.hidden_size, config.hidden_size),
+        "bert/pooler/dense/bias": (config.hidden_size,),
+    }
+    weights: Weights = {}
+    for name, shape in shapes.items():
+        values = rng.standard_normal(shape, dtype=np.float32)
+        weights[name] = (
+            1 + 0.1 * values if name.endswith("gamma") else 0.05 * values
+        ).astype(np.float32)
+    return weights
+
+
+def read_safetensors(safetensors_file: Path) -> Weights:
+    """Tensors by name, as views of the mapped file."""
+    with safetensors_file.open("rb") as reader:
+        content = mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_READ)
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:header_end])
+    header.pop("__metadata__", None)
+    weights: Weights = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]])
+        values = np.frombuffer(
+            content, dtype, (end - start) // dtype.itemsize, header_end + start
+        )
+        weights[name] = values.reshape(entry["shape"])
+    return weights
+
+
+def to_tf1_weights(huggingface_weights: Weights) -> Weights:
+    """Hugging Face's BertModel -> the same under Google's names and shapes."""
+    weights: Weights = {}
+    for name, values in huggingface_weights.items():
+        numbers = re.findall(r"\.(\d+)\.", name)
+        pattern = re.sub(r"\.\d+\.", ".{}.", name)
+        if pattern in TF1_NAMES:
+            weights[f"bert/{TF1_NAMES[pattern]}"] = values
+            continue
+        module, _, kind = pattern.rpartition(".")
+        if module not in TF1_NAMES:
+            assert name == "embeddings.position_ids", name
+            continue
+        tf1_name = f"bert/{TF1_NAMES[module].format(*numbers)}"
+        if module.endswith("LayerNorm"):
+            weights[f"{tf1_name}/{'gamma' if kind == 'weight' else 'beta'}"] = values
+        elif kind == "weight":
+            weights[f"{tf1_name}/kernel"] = np.ascontiguousarray(values.T)
+        else:
+            weights[f"{tf1_name}/bias"] = values
+    return weights
+
+
+def write_minilm_tf1(minilm_dir: Path, directory: Path) -> None:
+    """The Hugging Face directory, as Google would have published it."""
+    shutil.copyfile(minilm_dir / "vocab.txt", directory / "vocab.txt")
+    # Google's reading of "gelu" is the tanh form; the rest of the config is the same.
+    shutil.copyfile(minilm_dir / "config.json", directory / "bert_config.json")
+    weights = to_tf1_weights(read_safetensors(minilm_dir / "model.safetensors"))
+    # Real checkpoints have it too.
+    weights["global_step"] = np.array(0, np.int64)
+    write_tf1_checkpoint(directory / "bert_model.ckpt", weights)
