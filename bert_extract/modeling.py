@@ -1,197 +1,254 @@
-"""Batch -> embeddings and encoder layers: the mathematics of BERT."""
+"""Batch -> embeddings and encoder layers: the mathematics of BERT, and nothing else.
 
-import json
-from dataclasses import dataclass
-from typing import Any
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+Understanding" (2018), and Vaswani et al., "Attention Is All You Need" (2017), in the
+details as the original's `modeling.py` has them.
 
-from bert_extract.errors import ConfigError
+    B batch_size   S seq_length   H hidden_size   N attention heads   D head size
+"""
 
-# What the original's `get_activation` knows. "gelu" is its tanh form.
-ACTIVATIONS = ("gelu", "relu", "tanh", "linear")
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-# The keys of bert_config.json that give a size, each with the largest that is taken:
-# a wrong number must end in a message, not in a table that fills the memory.
-_SIZE_LIMITS = {
-    "vocab_size": 2**31 - 1,
-    "hidden_size": 2**31 - 1,
-    "num_hidden_layers": 1000,
-    "num_attention_heads": 2**31 - 1,
-    "intermediate_size": 2**31 - 1,
-    "max_position_embeddings": 2**31 - 1,
-    "type_vocab_size": 2**31 - 1,
-}
+import tensorflow as tf
 
-# TF1 variable name -> its shape, as names of `BertConfig` fields.
-_EMBEDDING_SHAPES = {
-    "bert/embeddings/word_embeddings": ("vocab_size", "hidden_size"),
-    "bert/embeddings/token_type_embeddings": ("type_vocab_size", "hidden_size"),
-    "bert/embeddings/position_embeddings": ("max_position_embeddings", "hidden_size"),
-    "bert/embeddings/LayerNorm/gamma": ("hidden_size",),
-    "bert/embeddings/LayerNorm/beta": ("hidden_size",),
-}
+from bert_extract.config import BertConfig
+from bert_extract.options import EMBEDDINGS
 
-# The same for one encoder layer: "{}" stands for its number.
-_LAYER_SHAPES = {
-    "bert/encoder/layer_{}/attention/self/query/kernel": ("hidden_size", "hidden_size"),
-    "bert/encoder/layer_{}/attention/self/query/bias": ("hidden_size",),
-    "bert/encoder/layer_{}/attention/self/key/kernel": ("hidden_size", "hidden_size"),
-    "bert/encoder/layer_{}/attention/self/key/bias": ("hidden_size",),
-    "bert/encoder/layer_{}/attention/self/value/kernel": ("hidden_size", "hidden_size"),
-    "bert/encoder/layer_{}/attention/self/value/bias": ("hidden_size",),
-    "bert/encoder/layer_{}/attention/output/dense/kernel": (
-        "hidden_size",
-        "hidden_size",
-    ),
-    "bert/encoder/layer_{}/attention/output/dense/bias": ("hidden_size",),
-    "bert/encoder/layer_{}/attention/output/LayerNorm/gamma": ("hidden_size",),
-    "bert/encoder/layer_{}/attention/output/LayerNorm/beta": ("hidden_size",),
-    "bert/encoder/layer_{}/intermediate/dense/kernel": (
-        "hidden_size",
-        "intermediate_size",
-    ),
-    "bert/encoder/layer_{}/intermediate/dense/bias": ("intermediate_size",),
-    "bert/encoder/layer_{}/output/dense/kernel": ("intermediate_size", "hidden_size"),
-    "bert/encoder/layer_{}/output/dense/bias": ("hidden_size",),
-    "bert/encoder/layer_{}/output/LayerNorm/gamma": ("hidden_size",),
-    "bert/encoder/layer_{}/output/LayerNorm/beta": ("hidden_size",),
+# What the original adds to the scores of padding. Not -inf: a row without any token
+# must not become NaN.
+_MASKED = -10000.0
+
+
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    """Gaussian error linear unit in the tanh form of the original's `gelu`."""
+    # x * (a + b x^2) for sqrt(2 / pi) * (x + 0.044715 x^3): one pass less over the
+    # widest tensor there is, and no pow, which takes longer than the matrix product.
+    a = math.sqrt(2.0 / math.pi)
+    return x * (0.5 * (1.0 + tf.tanh(x * (a + 0.044715 * a * tf.square(x)))))
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "gelu": _gelu,
+    "relu": tf.nn.relu,
+    "tanh": tf.tanh,
+    "linear": tf.identity,
 }
 
 
-@dataclass(frozen=True)
-class BertConfig:
-    """The sizes of one BERT, with the names that bert_config.json gives them."""
+class _LayerNorm(NamedTuple):
+    gamma: tf.Tensor  # float32 [H]
+    beta: tf.Tensor  # float32 [H]
 
-    vocab_size: int  # rows of the word embedding table
-    hidden_size: int  # values of one vector
-    num_hidden_layers: int  # encoder layers
-    num_attention_heads: int  # divides hidden_size
-    intermediate_size: int  # width of the feed-forward layer
-    hidden_act: str  # one of ACTIVATIONS
-    max_position_embeddings: int  # longest sequence, in tokens
-    type_vocab_size: int  # rows of the segment embedding table
-    # Not a key of bert_config.json: it is a constant in the original's code.
-    layer_norm_eps: float = 1e-12
 
-    @classmethod
-    def from_json_file(cls, bert_config_file: str) -> "BertConfig":
-        """Reads a bert_config.json; keys that the encoder does not need are ignored.
+class _Dense(NamedTuple):
+    kernel: tf.Tensor  # [num_inputs, num_outputs], of the compute dtype
+    bias: tf.Tensor  # [num_outputs], of the compute dtype
+
+
+class _Embeddings(NamedTuple):
+    word: tf.Tensor  # float32 [vocab_size, H]
+    token_type: tf.Tensor  # float32 [type_vocab_size, H]
+    position: tf.Tensor  # float32 [max_position_embeddings, H]
+    norm: _LayerNorm
+
+
+class _EncoderLayer(NamedTuple):
+    """The weights of one encoder layer."""
+
+    query: _Dense
+    key: _Dense
+    value: _Dense
+    attention_output: _Dense
+    attention_norm: _LayerNorm
+    intermediate: _Dense
+    output: _Dense
+    output_norm: _LayerNorm
+
+
+class BertModel(tf.Module):
+    """BERT's encoder, up to the highest layer that is asked for."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        weights: Mapping[str, tf.Tensor],
+        indexes: Sequence[int | str],
+        compute_dtype: str = "float32",
+    ) -> None:
+        """Takes the weights; they are not copied where no conversion is needed.
 
         Args:
-          bert_config_file: a local path, or one with a scheme that `tf.io.gfile` knows.
-
-        Raises:
-          ConfigError: the file cannot be read, is not a JSON object, or a key is
-            missing or has a value that no BERT can have.
+          config: the sizes.
+          weights: float32 tensors by TF1 variable name; those of layers above the
+            highest one of `indexes` may be missing.
+          indexes: the layers to give, as `options.resolve_layers` gives them.
+          compute_dtype: the dtype of the matrix products and of gelu. Residuals,
+            LayerNorm and softmax are float32 in any case.
         """
-        json_object = _read_json_object(bert_config_file)
-        for key in (*_SIZE_LIMITS, "hidden_act"):
-            if key not in json_object:
-                raise ConfigError(
-                    f'{bert_config_file}: the key "{key}" is missing; '
-                    "is this the bert_config.json of a BERT checkpoint?"
-                )
-        sizes = {
-            key: _size(bert_config_file, key, json_object[key], limit)
-            for key, limit in _SIZE_LIMITS.items()
-        }
-        if sizes["hidden_size"] % sizes["num_attention_heads"] != 0:
-            raise ConfigError(
-                f'{bert_config_file}: "hidden_size" must be a multiple of '
-                f'"num_attention_heads"; found {sizes["hidden_size"]} and '
-                f"{sizes['num_attention_heads']}"
-            )
-        hidden_act = _activation(bert_config_file, json_object["hidden_act"])
-        return cls(hidden_act=hidden_act, **sizes)
+        super().__init__(name="bert")
+        self._config = config
+        self._indexes = tuple(indexes)
+        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._embeddings = _take_embeddings(weights)
+        self._layers = [
+            _take_layer(weights, number, compute_dtype)
+            for number in range(num_layers_needed(indexes, config.num_hidden_layers))
+        ]
+        # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
+        # takes 0.07 s. The weights are arguments, so one trace serves all.
+        self._encoder_layer = tf.function(self._layer_step, autograph=False)
 
+    def __call__(
+        self, input_ids: tf.Tensor, input_mask: tf.Tensor, token_type_ids: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Computes the layers that were asked for, each once, in the order asked.
 
-def variable_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
-    """The TF1 name and the shape of every variable that the encoder has.
+        Args:
+          input_ids: int32 [B, S].
+          input_mask: int32 [B, S], 1 for a token, 0 for padding.
+          token_type_ids: int32 [B, S].
 
-    The pooler is not among them: no encoder layer needs it, and some checkpoints
-    have none.
-    """
-    fields_by_name = dict(_EMBEDDING_SHAPES)
-    for layer in range(config.num_hidden_layers):
-        for name, fields in _LAYER_SHAPES.items():
-            fields_by_name[name.format(layer)] = fields
-    return {
-        name: tuple(getattr(config, field) for field in fields)
-        for name, fields in fields_by_name.items()
-    }
+        Returns:
+          float32 [B, S, H] for each of the indexes.
+        """
+        hidden = self._embed(input_ids, token_type_ids)
+        embeddings = hidden
+        adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
+        adder = adder[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, S]
+        all_encoder_layers = []
+        for layer in self._layers:
+            hidden = self._encoder_layer(layer, hidden, adder)
+            all_encoder_layers.append(hidden)
+        num_hidden_layers = self._config.num_hidden_layers
+        return [
+            embeddings
+            if isinstance(index, str)
+            else all_encoder_layers[index % num_hidden_layers]
+            for index in self._indexes
+        ]
 
+    def _embed(self, input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
+        """int32 [B, S] twice -> float32 [B, S, H]."""
+        tables = self._embeddings
+        words = tf.gather(tables.word, input_ids)
+        token_types = tf.gather(tables.token_type, token_type_ids)
+        positions = tables.position[: tf.shape(input_ids)[1]]
+        hidden = words + token_types + positions
+        return _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
 
-def _read_json_object(bert_config_file: str) -> dict[str, Any]:
-    content = _read_bytes(bert_config_file)
-    if content.startswith(b"\xef\xbb\xbf"):
-        raise ConfigError(
-            f"{bert_config_file}: expected JSON in UTF-8 without a byte order mark; "
-            "found one in the first three bytes: save the file without it"
+    def _layer_step(
+        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
+    ) -> tf.Tensor:
+        """One encoder layer: float32 [B, S, H] -> the same."""
+        epsilon = self._config.layer_norm_eps
+        hidden_size = self._config.hidden_size
+        shape = tf.shape(hidden)
+        # Matrices from here on: [B * S, H].
+        hidden = tf.reshape(hidden, [-1, hidden_size])
+        context = self._attend(layer, hidden, adder, shape[0], shape[1])
+        attention = _dense(context, layer.attention_output)
+        attention = tf.cast(attention, tf.float32) + hidden
+        attention = _layer_norm(attention, layer.attention_norm, epsilon)
+        intermediate = self._activation(_dense(attention, layer.intermediate))
+        output = _dense(intermediate, layer.output)
+        output = tf.cast(output, tf.float32) + attention
+        output = _layer_norm(output, layer.output_norm, epsilon)
+        return tf.reshape(output, [shape[0], shape[1], hidden_size])
+
+    def _attend(
+        self,
+        layer: _EncoderLayer,
+        hidden: tf.Tensor,
+        adder: tf.Tensor,
+        batch_size: tf.Tensor,
+        seq_length: tf.Tensor,
+    ) -> tf.Tensor:
+        """Multi-head self-attention: [B * S, H] -> [B * S, H]."""
+        num_heads = self._config.num_attention_heads
+        head_size = self._config.hidden_size // num_heads
+
+        def by_head(dense: _Dense) -> tf.Tensor:  # [B, N, S, D]
+            split = [batch_size, seq_length, num_heads, head_size]
+            projected = tf.reshape(_dense(hidden, dense), split)
+            return tf.transpose(projected, [0, 2, 1, 3])
+
+        query, key, value = (
+            by_head(layer.query),
+            by_head(layer.key),
+            by_head(layer.value),
         )
-    try:
-        json_object = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{bert_config_file}: expected JSON in UTF-8; "
-            f"found the byte 0x{content[error.start]:02x} at offset {error.start}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{bert_config_file}: expected a JSON object; not valid JSON: {error}"
-        ) from error
-    if not isinstance(json_object, dict):
-        raise ConfigError(
-            f"{bert_config_file}: expected a JSON object with the keys of a "
-            f"bert_config.json; found {_shorten(json_object)}"
-        )
-    return json_object
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
+        scores = scores * tf.constant(1.0 / math.sqrt(head_size), scores.dtype)
+        scores = scores + tf.cast(adder, scores.dtype)
+        probabilities = tf.cast(tf.nn.softmax(scores), value.dtype)
+        context = tf.matmul(probabilities, value)  # [B, N, S, D]
+        context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
+        return tf.reshape(context, [batch_size * seq_length, num_heads * head_size])
 
 
-def _read_bytes(bert_config_file: str) -> bytes:
-    if "://" not in bert_config_file:
-        try:
-            with open(bert_config_file, "rb") as reader:
-                return reader.read()
-        except OSError as error:
-            raise ConfigError(
-                f"{bert_config_file}: cannot read the bert_config.json: "
-                f"{error.strerror}"
-            ) from error
-    # Only remote paths pay for the import: the config is read before TensorFlow
-    # has to be there.
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(bert_config_file, "rb") as reader:
-            content: bytes = reader.read()
-    except tf.errors.OpError as error:
-        raise ConfigError(
-            f"{bert_config_file}: cannot read the bert_config.json: {error.message}"
-        ) from error
-    return content
+def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> int:
+    """How many encoder layers must be computed, from the first one up."""
+    highest = [
+        index % num_hidden_layers + 1 for index in indexes if isinstance(index, int)
+    ]
+    assert all(isinstance(i, int) or i == EMBEDDINGS for i in indexes)
+    return max(highest, default=0)
 
 
-def _size(bert_config_file: str, key: str, value: object, limit: int) -> int:
-    # bool is an int to Python, but true is not a size.
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-        raise ConfigError(
-            f'{bert_config_file}: "{key}" must be a whole number from 1 to {limit}; '
-            f"found {_shorten(value)}"
-        )
-    return value
+def _take_layer(
+    weights: Mapping[str, tf.Tensor], number: int, compute_dtype: str
+) -> _EncoderLayer:
+    """Collects one layer's weights by their TF1 names."""
 
+    scope = f"bert/encoder/layer_{number}"
 
-def _activation(bert_config_file: str, value: object) -> str:
-    if value is None or value == "":
-        return "linear"  # as the original reads them
-    if isinstance(value, str) and value.lower() in ACTIVATIONS:
-        return value.lower()
-    raise ConfigError(
-        f'{bert_config_file}: "hidden_act" must be one of {", ".join(ACTIVATIONS)}; '
-        f"found {_shorten(value)}"
+    def dense(part: str) -> _Dense:
+        kernel, bias = weights[f"{scope}/{part}/kernel"], weights[f"{scope}/{part}/bias"]
+        return _Dense(tf.cast(kernel, compute_dtype), tf.cast(bias, compute_dtype))
+
+    return _EncoderLayer(
+        query=dense("attention/self/query"),
+        key=dense("attention/self/key"),
+        value=dense("attention/self/value"),
+        attention_output=dense("attention/output/dense"),
+        attention_norm=_take_norm(weights, f"{scope}/attention/output"),
+        intermediate=dense("intermediate/dense"),
+        output=dense("output/dense"),
+        output_norm=_take_norm(weights, f"{scope}/output"),
     )
 
 
-def _shorten(value: object) -> str:
-    """The value as JSON, cut where it would fill the screen."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _take_embeddings(weights: Mapping[str, tf.Tensor]) -> _Embeddings:
+    scope = "bert/embeddings"
+    return _Embeddings(
+        word=weights[f"{scope}/word_embeddings"],
+        token_type=weights[f"{scope}/token_type_embeddings"],
+        position=weights[f"{scope}/position_embeddings"],
+        norm=_take_norm(weights, scope),
+    )
+
+
+def _take_norm(weights: Mapping[str, tf.Tensor], scope: str) -> _LayerNorm:
+    return _LayerNorm(
+        weights[f"{scope}/LayerNorm/gamma"], weights[f"{scope}/LayerNorm/beta"]
+    )
+
+
+def _dense(x: tf.Tensor, dense: _Dense) -> tf.Tensor:
+    """[rows, num_inputs] -> [rows, num_outputs], of the compute dtype."""
+    product = tf.matmul(tf.cast(x, dense.kernel.dtype), dense.kernel)
+    return tf.nn.bias_add(product, dense.bias)
+
+
+def _layer_norm(x: tf.Tensor, norm: _LayerNorm, epsilon: float) -> tf.Tensor:
+    """Normalises the last axis: Ba et al., "Layer Normalization" (2016)."""
+    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon
+    # sqrt(v) / v for rsqrt(v): TensorFlow's rsqrt rounds the last rows of a tensor
+    # differently from the others (its vector and scalar code differ), so that a
+    # line's vectors would depend on where in the batch it stands. Square roots and
+    # quotients are rounded correctly everywhere.
+    scale = tf.sqrt(variance) / variance
+    return centered * (scale * norm.gamma) + norm.beta

@@ -1,0 +1,130 @@
+"""Features -> Batch: windows sorted by length; the only place that pads.
+
+Lines of one padded length share a batch, and the padded length is a function of the
+line's own length: so what the model computes for a line does not depend on which
+other lines stand near it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import BertExtractError
+from bert_extract.features import Features
+
+# Windows end after a multiple of so many lines, so that whatever is made of groups of
+# records (the members of a compressed file) does not depend on the windows.
+GROUP_SIZE = 8
+# Blank lines are two tokens each: a window of tokens alone could hold too many lines.
+_MAX_WINDOW_LINES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the model gets: lines of one padded length.
+
+    The last rows may repeat the first line, see `to_batch`.
+    """
+
+    input_ids: NDArray[np.int32]  # [batch_size, seq_length]
+    input_mask: NDArray[np.int32]  # [batch_size, seq_length], 1 for a token
+    token_type_ids: NDArray[np.int32]  # [batch_size, seq_length]
+
+
+def padded_length(num_tokens: int, multiple: int = 1) -> int:
+    """The length to which a line is padded: a function of its own length alone.
+
+    Short lines are not padded at all. Longer ones are rounded up to a multiple of 2
+    (above 32), 4 (above 64) or 8 (above 128), at most 3 % more, so that a window
+    holds enough lines of each length to fill batches.
+
+    Args:
+      num_tokens: the line's length in tokens.
+      multiple: what the device wants lengths to be a multiple of.
+    """
+    for above, step in ((128, 8), (64, 4), (32, 2)):
+        if num_tokens > above:
+            multiple = max(multiple, step)
+            break
+    return -(-num_tokens // multiple) * multiple
+
+
+def windows(
+    features: Iterable[Features], max_tokens: int
+) -> Iterator[list[Features]]:
+    """Cuts a stream into windows of about `max_tokens` tokens, in order.
+
+    If a line cannot be read, what came before in whole groups is still given, and then
+    the error is raised.
+    """
+    window: list[Features] = []
+    num_tokens = 0
+    try:
+        for line in features:
+            window.append(line)
+            num_tokens += len(line.input_ids)
+            is_full = num_tokens >= max_tokens or len(window) >= _MAX_WINDOW_LINES
+            if is_full and len(window) % GROUP_SIZE == 0:
+                yield window
+                window, num_tokens = [], 0
+    except BertExtractError:
+        whole_groups = len(window) // GROUP_SIZE * GROUP_SIZE
+        if whole_groups:
+            yield window[:whole_groups]
+        raise
+    if window:
+        yield window
+
+
+def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
+    """Groups the lines of a window into batches, the ones with longest lines first.
+
+    Args:
+      padded_lengths: the padded length of each line.
+      max_slots: the most rows x padded length of one batch; a line that is longer
+        alone makes a batch of its own.
+
+    Returns:
+      For each batch the places of its lines in the window.
+    """
+    places_by_length: dict[int, list[int]] = {}
+    for place, length in enumerate(padded_lengths):
+        places_by_length.setdefault(length, []).append(place)
+    batches = []
+    for length in sorted(places_by_length, reverse=True):
+        places = places_by_length[length]
+        most = max(1, max_slots // length)
+        batches += [places[i : i + most] for i in range(0, len(places), most)]
+    return batches
+
+
+def num_rows(num_lines: int, seq_length: int, min_slots: int) -> int:
+    """How many rows the batch of so many lines gets."""
+    return max(num_lines, -(-min_slots // seq_length))
+
+
+def to_batch(lines: Sequence[Features], seq_length: int, min_slots: int) -> Batch:
+    """Pads lines to one length.
+
+    Args:
+      lines: each with at most `seq_length` tokens.
+      seq_length: the padded length.
+      min_slots: the least rows x seq_length that the batch must have; it is reached
+        by repeating the first line.
+
+    Returns:
+      int32 [batch_size, seq_length] three times; batch_size >= len(lines).
+    """
+    batch_size = num_rows(len(lines), seq_length, min_slots)
+    input_ids = np.zeros((batch_size, seq_length), np.int32)
+    input_mask = np.zeros((batch_size, seq_length), np.int32)
+    token_type_ids = np.zeros((batch_size, seq_length), np.int32)
+    for row in range(batch_size):
+        line = lines[row] if row < len(lines) else lines[0]
+        num_tokens = len(line.input_ids)
+        input_ids[row, :num_tokens] = line.input_ids
+        input_mask[row, :num_tokens] = 1
+        token_type_ids[row, :num_tokens] = line.token_type_ids
+    return Batch(input_ids, input_mask, token_type_ids)

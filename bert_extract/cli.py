@@ -1,0 +1,248 @@
+"""Flags -> Options and Job -> FeatureExtractor; exit codes."""
+
+import dataclasses
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from absl import flags, logging
+
+from bert_extract.errors import BertExtractError, OptionsError
+from bert_extract.options import Job, Options, help_of
+from bert_extract.version import __version__
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+# What a shell reports of a command that SIGPIPE ended.
+EXIT_CLOSED_PIPE = 141
+
+_USAGE = """\
+Writes per-token BERT vectors of text lines to JSONL.
+
+bert-extract --input_file=input.txt --output_file=output.jsonl \\
+  --vocab_file=$BERT_BASE_DIR/vocab.txt \\
+  --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
+  --init_checkpoint=$BERT_BASE_DIR/bert_model.ckpt
+"""
+
+_FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
+_VERBOSITY_HELP = (
+    "How much is said on standard error: -1 is errors only, 0 the device, warnings, "
+    "progress and a summary, 1 also the first five examples."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OldFlag:
+    """A flag of the original that has no meaning here, and is taken all the same."""
+
+    name: str
+    default: Any
+    help: str
+
+
+_OLD_FLAGS = (
+    _OldFlag(
+        "use_tpu",
+        False,
+        "Must be false: this tool runs on GPU and CPU. It is here so that old command "
+        "lines keep working.",
+    ),
+    _OldFlag(
+        "master",
+        None,
+        "Changes nothing: it named a TPU's master for the original. It is here so "
+        "that old command lines keep working.",
+    ),
+    _OldFlag(
+        "num_tpu_cores",
+        8,
+        "Changes nothing: it counted a TPU's cores for the original. It is here so "
+        "that old command lines keep working.",
+    ),
+    _OldFlag(
+        "use_one_hot_embeddings",
+        False,
+        "Changes nothing: the vectors are the same either way. It is here so that old "
+        "command lines keep working.",
+    ),
+)
+
+
+def make_flags() -> flags.FlagValues:
+    """Defines a flag for each field of `Options` and `Job`, and the original's others."""
+    values = flags.FlagValues()
+    for options_class in (Job, Options):
+        for knob in dataclasses.fields(options_class):
+            _define(values, knob.name, knob.default, help_of(knob), knob.metadata)
+    for old in _OLD_FLAGS:
+        _define(values, old.name, old.default, old.help, {})
+    flags.DEFINE_integer("verbosity", 0, _VERBOSITY_HELP, flag_values=values)
+    flags.DEFINE_bool("help", False, "Shows this text and ends.", flag_values=values)
+    flags.DEFINE_bool(
+        "version", False, "Shows the version of this tool.", flag_values=values
+    )
+    flags.DEFINE_string("flagfile", "", _FLAGFILE_HELP, flag_values=values)
+    return values
+
+
+def _define(
+    values: flags.FlagValues, name: str, default: Any, help_text: str, metadata: Any
+) -> None:
+    choices = metadata.get("choices")
+    if choices:
+        flags.DEFINE_enum(name, default, choices, help_text, flag_values=values)
+    elif isinstance(default, bool):
+        flags.DEFINE_bool(name, default, help_text, flag_values=values)
+    elif isinstance(default, int):
+        flags.DEFINE_integer(name, default, help_text, flag_values=values)
+    else:
+        flags.DEFINE_string(name, default, help_text, flag_values=values)
+
+
+def help_text() -> str:
+    """What `--help` shows: every flag with its default and a sentence."""
+    values = make_flags()
+    paragraphs = [_USAGE]
+    for name in values:
+        flag = values[name]
+        default = "" if flag.default in (None, "") else f" (default {flag.default})"
+        if isinstance(flag.default, bool):
+            default = f" (default {str(flag.default).lower()})"
+        choices = getattr(flag.parser, "enum_values", None)
+        one_of = f"={'|'.join(choices)}" if choices else ""
+        paragraphs.append(
+            f"--{name}{one_of}{default}\n"
+            + textwrap.fill(flag.help, 79, initial_indent="  ", subsequent_indent="  ")
+        )
+    return "\n".join(paragraphs) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code.
+
+    Args:
+      argv: the command line, the program's name first; `sys.argv` by default.
+    """
+    values = make_flags()
+    try:
+        positional = values(list(sys.argv if argv is None else argv))[1:]
+    except flags.Error as error:
+        return _complain(f"{error} (--help lists the flags)", EXIT_USAGE)
+    if values["help"].value:
+        print(help_text(), end="")
+        return 0
+    if values["version"].value:
+        print(f"bert-extract {__version__}")
+        return 0
+    if positional:
+        return _complain(
+            f"every argument is a flag, as in --input_file=FILE; found "
+            f"{positional[0]!r} (--help lists the flags)",
+            EXIT_USAGE,
+        )
+    if values["use_tpu"].value:
+        return _complain(
+            "--use_tpu=true: this tool runs on GPU and CPU; leave the flag away",
+            EXIT_USAGE,
+        )
+    _set_up_logging(values["verbosity"].value)
+    return _run(_from_flags(Options, values), _from_flags(Job, values))
+
+
+def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:
+    names = [knob.name for knob in dataclasses.fields(options_class)]
+    return options_class(**{name: values[name].value for name in names})
+
+
+def _run(options: Options, job: Job) -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        options.check()
+        job.check()
+        # Only now: it imports TensorFlow, which takes seconds.
+        from bert_extract.extractor import FeatureExtractor
+
+        summaries = FeatureExtractor(options).run_job(job)
+    except OptionsError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except BertExtractError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        return EXIT_CLOSED_PIPE
+    except _Stopped as stopped:
+        return _die_of(stopped.number, job)
+    failed = [summary for summary in summaries if summary.error]
+    if failed:
+        names = ", ".join(summary.output_file for summary in failed)
+        return _complain(
+            f"{len(failed)} of {len(summaries)} outputs failed: {names}", EXIT_FAILED
+        )
+    return 0
+
+
+class _Stopped(BaseException):
+    """A signal asked for the end. Not an Exception: nobody else may catch it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """The first signal ends the run in order, a second one at once."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_DFL)
+    raise _Stopped(number)
+
+
+def _die_of(number: int, job: Job) -> int:
+    """Ends as the signal would have, so that shells and schedulers see which it was."""
+    logging.error(
+        "%s: what is done is kept; the same command with --resume goes on",
+        signal.Signals(number).name,
+    )
+    logging.flush()
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _complain(message: str, exit_code: int) -> int:
+    print(f"bert-extract: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _set_up_logging(verbosity: int) -> None:
+    # Before TensorFlow is imported: its own chatter is not for the users.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.ERROR if verbosity < 0 else verbosity)
+    logging.set_stderrthreshold("debug")
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_Formatter())
+
+
+class _Formatter(logging.PythonFormatter):
+    """One line a message, without the place in the source."""
+
+    def format(self, record: Any) -> str:
+        """Formats "bert-extract: [WARNING: ]message"."""
+        level = "" if record.levelname in ("INFO", "DEBUG") else record.levelname + ": "
+        return f"bert-extract: {level}{record.getMessage()}"
+
+
+def run() -> NoReturn:
+    """The console script."""
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads may still be inside TensorFlow; nothing of theirs is wanted any more.
+    os._exit(exit_code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,160 @@
+"""The machine: how many cores, which GPUs, which arithmetic; TensorFlow set up for it.
+
+One batch a thread, each with one core to itself, comes within a few percent of what
+the cores can multiply; one batch split over the cores does not. So TensorFlow's own
+pools are one thread an operation, and as many operations as batches.
+"""
+
+import os
+from dataclasses import dataclass
+
+import tensorflow as tf
+from absl import logging
+
+from bert_extract.errors import OptionsError
+
+# The least compute capability of an NVIDIA GPU that multiplies bfloat16.
+_BFLOAT16_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the model runs."""
+
+    name: str  # as TensorFlow calls it: "/CPU:0", "/GPU:1"
+    kind: str  # "CPU" or "GPU"
+    description: str  # for people
+
+
+def set_up_tensorflow(num_threads: int) -> list[Device]:
+    """Sets threads, memory and arithmetic, once a process, and finds the devices.
+
+    Args:
+      num_threads: batches to compute at once on the CPU.
+
+    Returns:
+      The GPUs if TensorFlow can use any, else the CPU.
+    """
+    # float32 means float32: newer GPUs would round the factors to 10 bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    gpus = tf.config.list_physical_devices("GPU")
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:
+        # TensorFlow takes these once, before its first operation.
+        if tf.config.threading.get_intra_op_parallelism_threads() != 1:
+            logging.warning(
+                "TensorFlow was used in this process before the extractor was made: "
+                "its threads cannot be set any more, and speed may suffer"
+            )
+    if not gpus:
+        _warn_of_unusable_gpu()
+        return [Device("/CPU:0", "CPU", f"CPU, {num_threads} threads")]
+    return [_gpu(number, gpu) for number, gpu in enumerate(gpus)]
+
+
+def _gpu(number: int, gpu: "tf.config.PhysicalDevice") -> Device:
+    details = tf.config.experimental.get_device_details(gpu)
+    name = details.get("device_name", "GPU")
+    return Device(f"/GPU:{number}", "GPU", f"GPU {number}, {name}")
+
+
+def _warn_of_unusable_gpu() -> None:
+    """Says loudly when there is a GPU that TensorFlow does not use."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if os.path.exists("/dev/nvidiactl") and not is_hidden:
+        logging.warning(
+            "THERE IS A GPU THAT TENSORFLOW CANNOT USE; going on with the CPU. "
+            "Install the CUDA libraries with: pip install 'bert-extract[cuda]'"
+        )
+
+
+def check_precision(precision: str, devices: list[Device]) -> None:
+    """Refuses an arithmetic that the devices lack, or have only slowly.
+
+    Raises:
+      OptionsError: names the reason and what to use instead.
+    """
+    if precision == "float32":
+        return
+    way_out = "use --precision=float32"
+    if devices[0].kind == "CPU":
+        if precision == "float16":
+            raise OptionsError(
+                "--precision=float16: CPUs compute float16 slower than float32; "
+                + (
+                    "use --precision=bfloat16"
+                    if cpu_has_bfloat16()
+                    else way_out
+                )
+            )
+        if not cpu_has_bfloat16():
+            raise OptionsError(
+                "--precision=bfloat16: this CPU has no instructions for it "
+                f"(avx512_bf16, amx_bf16 or bf16) and would be slower; {way_out}"
+            )
+        return
+    if precision == "bfloat16":
+        for number, gpu in enumerate(tf.config.list_physical_devices("GPU")):
+            details = tf.config.experimental.get_device_details(gpu)
+            capability = details.get("compute_capability", _BFLOAT16_CAPABILITY)
+            if capability < _BFLOAT16_CAPABILITY:
+                raise OptionsError(
+                    f"--precision=bfloat16: GPU {number} has compute capability "
+                    f"{capability[0]}.{capability[1]} and bfloat16 needs 8.0; use "
+                    "--precision=float16"
+                )
+
+
+def instruction_set() -> str:
+    """What of the CPU the digits of a result depend on."""
+    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "bf16", "asimd")
+    flags = _cpu_flags()
+    return " ".join(name for name in known if name in flags) or "unknown"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself."""
+    return bool(_cpu_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as reader:
+            for line in reader:
+                if line.startswith(("flags", "Features")):
+                    return set(line.partition(":")[2].split())
+    except OSError:
+        logging.debug("no /proc/cpuinfo: the CPU's instructions are not known")
+    return set()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: its affinity, and its cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    """The cores that a container's CPU limit amounts to; None without a limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as reader:  # version 2
+            quota, period = reader.read().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:  # version 1
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", encoding="ascii") as reader:
+            quota_us = int(reader.read())
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us", encoding="ascii") as reader:
+            period_us = int(reader.read())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None

@@ -1,0 +1,246 @@
+"""Text -> Example: what a line is, and what a pair is."""
+
+import contextlib
+import glob
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from bert_extract.errors import InputError
+
+STDIN = "-"
+_SEPARATOR = " ||| "
+# One read of a text file, in bytes.
+_BLOCK_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One line of the input."""
+
+    unique_id: int  # the line's index in the whole input, from 0
+    text_a: str
+    text_b: str | None  # what follows " ||| ", if the line is a pair
+
+
+def parse_line(line: str, unique_id: int) -> Example:
+    r"""Reads one line as the original's `read_examples` does.
+
+    Every CR is dropped wherever it stands, whitespace at both ends too, and the last
+    " ||| " (with exactly these spaces) separates a pair:
+    "a ||| b ||| c" -> ("a ||| b", "c"), "a |||b" -> ("a |||b", None).
+
+    Args:
+      line: the line without its "\n".
+      unique_id: the line's index in the whole input.
+    """
+    text = line.replace("\r", "").strip()
+    # The original's regular expression is greedy: the last separator wins.
+    text_a, separator, text_b = text.rpartition(_SEPARATOR)
+    if not separator:
+        return Example(unique_id, text, None)
+    return Example(unique_id, text_a, text_b)
+
+
+def is_unsplit_pair(example: Example) -> bool:
+    """Whether the line holds "|||" and is one text all the same, most likely a slip."""
+    return example.text_b is None and "|||" in example.text_a
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is one for `tf.io.gfile`, as in gs://bucket/file."""
+    return "://" in path
+
+
+def expand_input_files(input_file: str) -> tuple[str, ...]:
+    """Finds the files that a value of `--input_file` names.
+
+    Args:
+      input_file: "-", the name of an existing file, or names and globs separated by
+        commas.
+
+    Returns:
+      The files in the order in which they are read; a glob's are sorted by bytes.
+
+    Raises:
+      InputError: there is no such file, or a glob matches nothing.
+    """
+    if input_file == STDIN or (not is_remote(input_file) and os.path.exists(input_file)):
+        return (input_file,)
+    paths: list[str] = []
+    for name in input_file.split(","):
+        if name == STDIN:
+            raise InputError(
+                f"{input_file}: standard input cannot be one of several files; "
+                "join them before, as in 'cat a.txt - | bert-extract --input_file=-'"
+            )
+        paths.extend(_expand_name(name))
+    return tuple(paths)
+
+
+def _expand_name(name: str) -> list[str]:
+    is_glob = any(character in name for character in "*?[")
+    if is_remote(name):
+        import tensorflow as tf  # only remote paths need it
+
+        try:
+            found = tf.io.gfile.glob(name) if is_glob else [name]
+            if is_glob or tf.io.gfile.exists(name):
+                paths = sorted(found, key=os.fsencode)
+            else:
+                paths = []
+        except tf.errors.OpError as error:
+            raise InputError(f"{name}: cannot look for it: {error.message}") from error
+    elif os.path.exists(name):
+        paths = [name]
+    else:
+        paths = sorted(glob.glob(name, recursive=True), key=os.fsencode)
+    if not paths:
+        raise InputError(
+            f"{name}: no file matches this pattern"
+            if is_glob
+            else f"{name}: no such file"
+        )
+    return paths
+
+
+class _GFileReader(io.RawIOBase):
+    """`tf.io.gfile` as a binary stream of Python's; its own readline drops bytes."""
+
+    def __init__(self, path: str) -> None:
+        import tensorflow as tf
+
+        self._errors = tf.errors
+        self._path = path
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET:
+            raise io.UnsupportedOperation("only from the start of the file")
+        self._file.seek(offset)
+        return offset
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            block = self._file.read(len(buffer))
+        except self._errors.OpError as error:
+            raise OSError(None, error.message, self._path) from error
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def open_raw(path: str) -> IO[bytes]:
+    """Opens the bytes of an input as they lie on the disk; the caller closes it."""
+    if path == STDIN:
+        # Not closed with the reader: it belongs to the process.
+        return open(sys.stdin.fileno(), "rb", buffering=_BLOCK_SIZE, closefd=False)
+    if is_remote(path):
+        return io.BufferedReader(_GFileReader(path), _BLOCK_SIZE)
+    return open(path, "rb", buffering=_BLOCK_SIZE)
+
+
+def is_compressed(path: str) -> bool:
+    """Whether the input is read through gzip."""
+    return path.endswith(".gz")
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what can go wrong while reading an input into an `InputError`."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: not a whole gzip file: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{name_of(path)}: cannot read it: {reason}") from error
+
+
+def name_of(path: str) -> str:
+    """The path as messages show it."""
+    return "standard input" if path == STDIN else path
+
+
+class LineReader:
+    r"""The lines of one file, lazily; only "\n" ends a line.
+
+    Attributes:
+      num_bytes_read: how much of the file on the disk has been read.
+    """
+
+    def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
+        """Makes a reader of the lines whose first byte is in [start, end).
+
+        Args:
+          path: a file; one that is compressed is only read whole.
+          start: an offset in bytes, anywhere in a line.
+          end: an offset in bytes; None is the end of the file.
+        """
+        self.num_bytes_read = 0
+        self._path = path
+        self._start = start
+        self._end = end
+
+    def __iter__(self) -> Iterator[bytes]:
+        r"""Yields each line without its "\n".
+
+        Raises:
+          InputError: the file cannot be opened or read.
+        """
+        with reading(self._path), open_raw(self._path) as raw:
+            if is_compressed(self._path):
+                with gzip.open(raw, "rb") as unzipped:
+                    for line in unzipped:
+                        self.num_bytes_read = raw.tell()
+                        yield line.removesuffix(b"\n")
+                return
+            position = 0
+            if self._start:
+                # The line before ends at the first newline from start - 1 on.
+                raw.seek(self._start - 1)
+                position = self._start - 1 + len(raw.readline())
+            for line in raw:
+                if self._end is not None and position >= self._end:
+                    return
+                position += len(line)
+                self.num_bytes_read = position - self._start
+                yield line.removesuffix(b"\n")
+
+
+def decode_line(line: bytes, errors: str, path: str, line_number: int) -> str:
+    """Decodes one line of UTF-8.
+
+    Args:
+      line: its bytes.
+      errors: "strict", "replace" or "ignore", as Python names them.
+      path: the file, for the message.
+      line_number: the line in that file, from 1, for the message.
+
+    Raises:
+      InputError: errors is "strict" and the line is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name_of(path)}: line {line_number} is not UTF-8: byte "
+            f"0x{line[error.start]:02x} at position {error.start} of the line "
+            f"({error.reason}). Convert the file to UTF-8, or say --errors=replace or "
+            "--errors=ignore"
+        ) from error

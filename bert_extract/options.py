@@ -1,0 +1,259 @@
+"""Every knob once: its name, default, help and check.
+
+`Options` says what the vectors are and how fast they come; `Job` says which text goes
+into which file. The flags of the command and the arguments of the Python API are both
+made of these fields.
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from bert_extract.errors import OptionsError
+
+EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
+ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+ERROR_HANDLERS = ("strict", "replace", "ignore")
+
+
+def _knob(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A dataclass field with the sentence that `--help` shows for it."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the vectors are: the checkpoint, the layers, the lengths, the precision."""
+
+    vocab_file: str = _knob(
+        "", "The vocabulary file that the BERT model was trained on, one token a line."
+    )
+    bert_config_file: str = _knob(
+        "", "The JSON file with the sizes of the BERT model, bert_config.json."
+    )
+    init_checkpoint: str = _knob(
+        "",
+        "The checkpoint with the weights: the prefix of its files, as in "
+        "bert_model.ckpt, or a directory that holds one.",
+    )
+    layers: str = _knob(
+        "-1,-2,-3,-4",
+        "The encoder layers to write, separated by commas: 0 is the first one, -1 the "
+        "last, 'all' is every one of them, 'embeddings' is what the first one gets. "
+        "Layers above the highest one asked for are not computed.",
+    )
+    max_seq_length: int = _knob(
+        128,
+        "The longest sequence in wordpieces, [CLS] and [SEP] included. Longer lines "
+        "are truncated, and how many were is said at the end. Shorter lines cost no "
+        "padding, so there is no need to lower it for speed.",
+    )
+    do_lower_case: bool = _knob(
+        True,
+        "Whether to lower-case the text and to strip its accents: true for uncased "
+        "models, false for cased ones.",
+    )
+    batch_size: int = _knob(
+        32,
+        "Bounds a batch at batch_size x max_seq_length token slots. The tool may take "
+        "fewer; the vectors do not depend on it.",
+    )
+    precision: str = _knob(
+        "float32",
+        "The arithmetic of the matrix products: float32 gives the original's digits, "
+        "bfloat16 (CPUs with the instructions, GPUs) and float16 (GPUs) trade some of "
+        "them for speed.",
+        PRECISIONS,
+    )
+    num_threads: int = _knob(
+        0,
+        "How many batches are computed at once on the CPU, each on one core. The "
+        "default of 0 takes the cores that this process may use.",
+    )
+
+    def check(self) -> None:
+        """Checks what can be checked without opening a file.
+
+        Raises:
+          OptionsError: a value cannot work, whatever the files hold.
+        """
+        for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
+            if not getattr(self, name):
+                raise OptionsError(f"--{name} must be given")
+        parse_layers(self.layers)
+        _check_choice("precision", self.precision, PRECISIONS)
+        if self.max_seq_length < 3:
+            # Two places are [CLS] and [SEP]; the original fails on its first pair.
+            raise OptionsError(
+                "--max_seq_length must be at least 3, which is [CLS], one wordpiece "
+                f"and [SEP]; found {self.max_seq_length}"
+            )
+        _check_at_least("batch_size", self.batch_size, 1)
+        _check_at_least("num_threads", self.num_threads, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Which text goes into which file, and what happens when something goes wrong."""
+
+    input_file: str = _knob(
+        "",
+        "The text to read, one example a line, 'text_a ||| text_b' for a pair. A name "
+        "of an existing file is that file; otherwise it is split at commas and globs "
+        "are expanded. '-' is standard input; '.gz' files are read as they are.",
+    )
+    output_file: str = _knob(
+        "",
+        "The JSONL file to write, one line for each input line. '-' is standard "
+        "output; a name that ends in '.gz' is compressed. It appears when it is "
+        "complete; until then the work is in OUTPUT.partial.",
+    )
+    output_dir: str = _knob(
+        "",
+        "Instead of --output_file: the folder that gets one output for each input "
+        "file, x.jsonl for x.txt, with line numbers from 0 in each.",
+    )
+    errors: str = _knob(
+        "strict",
+        "What to do with bytes that are not UTF-8, as Python names it: strict stops "
+        "the run, replace reads U+FFFD (which the tokenizer drops), ignore drops them.",
+        ERROR_HANDLERS,
+    )
+    resume: bool = _knob(
+        False,
+        "Whether to go on after the last record of a run of the same command that was "
+        "stopped. With nothing to resume it starts from the beginning; on a complete "
+        "output it does nothing.",
+    )
+    shard: str = _knob(
+        "",
+        "Do only part I of N of the input, as in --shard=0/4: N contiguous parts, cut "
+        "at line ends. The outputs of all parts, concatenated, are the whole one.",
+    )
+    summary_file: str = _knob(
+        "",
+        "A JSON file that tells at the end what ran and what came out of it, also "
+        "when the run failed.",
+    )
+
+    def check(self) -> None:
+        """Checks what can be checked without opening a file.
+
+        Raises:
+          OptionsError: a value cannot work, or two do not go together.
+        """
+        if not self.input_file:
+            raise OptionsError("--input_file must be given")
+        if bool(self.output_file) == bool(self.output_dir):
+            raise OptionsError("either --output_file or --output_dir must be given")
+        _check_choice("errors", self.errors, ERROR_HANDLERS)
+        is_stdin = self.input_file == "-"
+        if parse_shard(self.shard) is not None and is_stdin:
+            raise OptionsError(
+                "--shard cannot cut standard input into parts; give a file"
+            )
+        if self.resume and is_stdin:
+            raise OptionsError(
+                "--resume cannot skip in standard input what was done before; give a "
+                "file"
+            )
+        if self.output_dir and is_stdin:
+            raise OptionsError(
+                "--output_dir names each output after its input, and standard input "
+                "has no name; give --output_file"
+            )
+        if self.output_dir and self.shard:
+            raise OptionsError(
+                "--shard cuts what goes into one output; give --output_file with it"
+            )
+        if self.resume and self.output_file == "-":
+            raise OptionsError("--resume cannot go on in standard output; give a file")
+
+
+def parse_layers(layers: str) -> tuple[int | str, ...]:
+    """Reads `--layers`; "-1, embeddings" -> (-1, "embeddings").
+
+    Raises:
+      OptionsError: an entry is neither a whole number nor a known name.
+    """
+    indexes: list[int | str] = []
+    for entry in layers.split(","):
+        name = entry.strip()
+        if name in (EMBEDDINGS, ALL_LAYERS):
+            indexes.append(name)
+        elif re.fullmatch(r"[+-]?[0-9]{1,9}", name):
+            indexes.append(int(name))
+        else:
+            raise OptionsError(
+                "--layers must be whole numbers, 'embeddings' or 'all', separated by "
+                f"commas; found {entry!r} in {layers!r}"
+            )
+    return tuple(indexes)
+
+
+def resolve_layers(layers: str, num_hidden_layers: int) -> tuple[int | str, ...]:
+    """The layers to write, each as it is echoed in the output.
+
+    Args:
+      layers: as given to `--layers`.
+      num_hidden_layers: how many encoder layers the model has.
+
+    Returns:
+      Python indexes into the encoder layers, as the original uses them, and
+      "embeddings"; "all" is replaced by 0 .. num_hidden_layers - 1.
+
+    Raises:
+      OptionsError: an index is outside the model.
+    """
+    indexes: list[int | str] = []
+    for index in parse_layers(layers):
+        if index == ALL_LAYERS:
+            indexes.extend(range(num_hidden_layers))
+            continue
+        if isinstance(index, int) and not (
+            -num_hidden_layers <= index < num_hidden_layers
+        ):
+            raise OptionsError(
+                f"--layers={layers}: the model has {num_hidden_layers} encoder layers, "
+                f"0 to {num_hidden_layers - 1} or -{num_hidden_layers} to -1; found "
+                f"{index} (the layer below encoder layer 0 is called 'embeddings')"
+            )
+        indexes.append(index)
+    return tuple(indexes)
+
+
+def parse_shard(shard: str) -> tuple[int, int] | None:
+    """Reads `--shard`; "0/4" -> (0, 4), "" -> None.
+
+    Raises:
+      OptionsError: it is not I/N with 0 <= I < N.
+    """
+    if not shard:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise OptionsError(
+            f"--shard must be I/N with I from 0 to N - 1, as in 0/4; found {shard!r}"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionsError(
+            f"--{name} must be one of {', '.join(choices)}; found {value!r}"
+        )
+
+
+def _check_at_least(name: str, value: int, smallest: int) -> None:
+    if value < smallest:
+        raise OptionsError(f"--{name} must be at least {smallest}; found {value}")
+
+
+def help_of(knob: "dataclasses.Field[Any]") -> str:
+    """The sentence that `--help` shows for a field of `Options` or `Job`."""
+    help_text: str = knob.metadata["help"]
+    return help_text

@@ -1,0 +1,234 @@
+"""Windows -> encoded groups of records, in input order, by a pool of threads.
+
+    reader thread     windows of lines, at most two in flight
+    compute threads   batch -> the model's outputs, any order, long lines first
+    encode threads    groups of consecutive lines -> whatever the writer takes
+    the caller        takes the groups in order
+
+It knows nothing of BERT and nothing of files. What it bounds: windows in flight, and
+groups that were encoded but not yet taken; so a slow writer slows the rest, and
+memory never grows with the corpus.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+Line = TypeVar("Line")
+Output = TypeVar("Output")
+Encoded = TypeVar("Encoded")
+
+# One window is computed while the one before it is encoded and written.
+_MAX_WINDOWS = 2
+# How long the caller waits before it looks again: signals are handled between waits.
+_POLL_SECONDS = 0.2
+
+
+class _Window(Generic[Line, Output, Encoded]):
+    """The state of one window; guarded by the pipeline's lock."""
+
+    def __init__(
+        self, lines: list[Line], batches: list[list[int]], group_size: int
+    ) -> None:
+        self.lines = lines
+        self.batches = deque(batches)
+        self.outputs: list[Output | None] = [None] * len(lines)
+        starts = range(0, len(lines), group_size)
+        self.groups = [range(s, min(s + group_size, len(lines))) for s in starts]
+        self.num_missing = [len(group) for group in self.groups]
+        self.next_to_encode = 0
+        self.encoded: dict[int, Encoded] = {}
+
+
+class Pipeline(Generic[Line, Output, Encoded]):
+    """Runs batches and encodes their lines' outputs on threads of its own."""
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[Sequence[Line]], list[list[int]]],
+        compute: Callable[[int, Sequence[Line]], Sequence[Output]],
+        encode: Callable[[Sequence[Line], Sequence[Output]], Encoded],
+        num_compute_threads: int,
+        num_encode_threads: int,
+        group_size: int,
+    ) -> None:
+        """Makes a pipeline; its threads start with `run`.
+
+        Args:
+          plan: divides a window into batches, each the places of its lines.
+          compute: (number of the thread, lines of a batch) -> one output for each.
+          encode: a group of consecutive lines and their outputs -> what is yielded.
+          num_compute_threads: how many batches are computed at once.
+          num_encode_threads: threads that only encode. If there are none, the
+            compute threads encode whenever a group is ready.
+          group_size: lines of one group; only the last group of a window has fewer.
+        """
+        self._plan = plan
+        self._compute = compute
+        self._encode = encode
+        self._num_compute_threads = num_compute_threads
+        self._num_encode_threads = num_encode_threads
+        self._group_size = group_size
+        self._max_encoded = 2 * max(num_compute_threads, num_encode_threads)
+
+        self._changed = threading.Condition()
+        # All below is guarded by it.
+        self._windows: deque[_Window[Line, Output, Encoded]] = deque()
+        self._num_encoded = 0  # groups that are encoded, or being so, and not taken
+        self._all_read = False
+        self._read_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._stopped = False
+
+    def run(
+        self, windows: Iterable[list[Line]]
+    ) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
+        """Yields each group's lines, what they were encoded to, and "window done".
+
+        An error of the windows' source is raised after everything before it; an
+        error of compute or encode as soon as it is seen.
+        """
+        threads = [threading.Thread(target=self._read, args=(windows,), daemon=True)]
+        can_encode = self._num_encode_threads == 0
+        for number in range(self._num_compute_threads):
+            args = (number, True, can_encode)
+            threads.append(threading.Thread(target=self._work, args=args, daemon=True))
+        for _ in range(self._num_encode_threads):
+            args = (0, False, True)
+            threads.append(threading.Thread(target=self._work, args=args, daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._take()
+            for thread in threads:
+                thread.join()
+        finally:
+            # Threads inside a batch end with it; nobody waits for them when the run
+            # is being stopped.
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+
+    def _take(self) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
+        """Waits for the groups in order and yields them."""
+        while (window := self._first_window()) is not None:
+            for number, group in enumerate(window.groups):
+                with self._changed:
+                    while number not in window.encoded and self._error is None:
+                        self._changed.wait(_POLL_SECONDS)
+                    if self._error is not None:
+                        raise self._error
+                    encoded = window.encoded.pop(number)
+                    self._num_encoded -= 1
+                    self._changed.notify_all()
+                lines = window.lines[group.start : group.stop]
+                yield lines, encoded, number == len(window.groups) - 1
+            with self._changed:
+                self._windows.popleft()
+                self._changed.notify_all()
+        if self._read_error is not None:
+            raise self._read_error
+
+    def _first_window(self) -> _Window[Line, Output, Encoded] | None:
+        with self._changed:
+            while not self._windows and not self._all_read and self._error is None:
+                self._changed.wait(_POLL_SECONDS)
+            if self._error is not None:
+                raise self._error
+            return self._windows[0] if self._windows else None
+
+    def _read(self, windows: Iterable[list[Line]]) -> None:
+        """The reader thread."""
+        try:
+            for lines in windows:
+                window = _Window[Line, Output, Encoded](
+                    lines, self._plan(lines), self._group_size
+                )
+                with self._changed:
+                    while len(self._windows) >= _MAX_WINDOWS and not self._stopped:
+                        self._changed.wait()
+                    if self._stopped:
+                        return
+                    self._windows.append(window)
+                    self._changed.notify_all()
+        except BaseException as error:  # raised again in the caller's thread
+            self._read_error = error
+        with self._changed:
+            self._all_read = True
+            self._changed.notify_all()
+
+    def _work(self, thread_number: int, can_compute: bool, can_encode: bool) -> None:
+        """A compute or encode thread."""
+        try:
+            while (
+                task := self._next_task(thread_number, can_compute, can_encode)
+            ) is not None:
+                task()
+        except BaseException as error:  # raised again in the caller's thread
+            with self._changed:
+                if self._error is None:
+                    self._error = error
+                self._changed.notify_all()
+
+    def _next_task(
+        self, thread_number: int, can_compute: bool, can_encode: bool
+    ) -> Callable[[], None] | None:
+        """Waits for work; a group that is ready comes before another batch."""
+        with self._changed:
+            while not self._stopped and self._error is None:
+                for window in self._windows:
+                    if can_encode and self._may_encode(window):
+                        group_number = window.next_to_encode
+                        window.next_to_encode += 1
+                        self._num_encoded += 1
+                        return lambda: self._encode_group(window, group_number)
+                    if can_compute and window.batches:
+                        places = window.batches.popleft()
+                        return lambda: self._run_batch(window, places, thread_number)
+                if self._all_read and not any(
+                    window.batches or window.next_to_encode < len(window.groups)
+                    for window in self._windows
+                ):
+                    break
+                self._changed.wait()
+        return None
+
+    def _may_encode(self, window: _Window[Line, Output, Encoded]) -> bool:
+        # Only the first window may: its groups are the next to be taken, so a bound
+        # on how many are waiting cannot keep back the one that is waited for.
+        return (
+            window is self._windows[0]
+            and window.next_to_encode < len(window.groups)
+            and window.num_missing[window.next_to_encode] == 0
+            and self._num_encoded < self._max_encoded
+        )
+
+    def _run_batch(
+        self,
+        window: _Window[Line, Output, Encoded],
+        places: list[int],
+        thread_number: int,
+    ) -> None:
+        outputs = self._compute(thread_number, [window.lines[p] for p in places])
+        with self._changed:
+            for place, output in zip(places, outputs, strict=True):
+                window.outputs[place] = output
+                window.num_missing[place // self._group_size] -= 1
+            self._changed.notify_all()
+
+    def _encode_group(
+        self, window: _Window[Line, Output, Encoded], group_number: int
+    ) -> None:
+        group = window.groups[group_number]
+        outputs = [window.outputs[place] for place in group]
+        encoded = self._encode(
+            window.lines[group.start : group.stop],
+            [output for output in outputs if output is not None],
+        )
+        with self._changed:
+            for place in group:
+                window.outputs[place] = None  # the vectors may go now
+            window.encoded[group_number] = encoded
+            self._changed.notify_all()

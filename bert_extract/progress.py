@@ -1,0 +1,215 @@
+"""What is told while a job runs, and the Summary at its end."""
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from absl import logging
+from tqdm import tqdm
+
+from bert_extract.errors import OutputError
+from bert_extract.options import Job, Options
+from bert_extract.version import __version__
+
+# Between two lines of a log that nobody watches, in seconds.
+_LOG_SECONDS = 60.0
+# The output's size is estimated when so much of the input is done, or so many bytes.
+_ESTIMATE_AT_SHARE = 0.01
+_ESTIMATE_AT_BYTES = 64 << 20
+_TERABYTE = 10**12
+
+
+@dataclass
+class Summary:
+    """What one job did; counted up while it runs."""
+
+    output_file: str = ""
+    num_lines: int = 0  # written by this run
+    num_pairs: int = 0
+    num_tokens: int = 0  # [CLS] and [SEP] included, padding not
+    num_slots: int = 0  # tokens that were computed, padding included
+    num_truncated: int = 0  # lines of which wordpieces were left out
+    num_unsplit: int = 0  # lines that hold "|||" and are one text
+    resumed_lines: int = 0  # kept from an earlier run
+    output_bytes: int = 0  # kept ones included
+    seconds: float = 0.0  # from the first line read to the output in its place
+    peak_memory_bytes: int = 0
+    device: str = ""
+    precision: str = ""
+    num_threads: int = 0
+    json_kernel: str = ""  # "compiled" or "python"
+    error: str | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens, padding not counted."""
+        return self.num_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def padding(self) -> float:
+        """The share of what was computed that was padding."""
+        return 1.0 - self.num_tokens / self.num_slots if self.num_slots else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for `--summary_file`."""
+        values = dataclasses.asdict(self)
+        values["tokens_per_second"] = round(self.tokens_per_second, 1)
+        values["padding"] = round(self.padding, 4)
+        return values
+
+    def log(self) -> None:
+        """Says it to a person."""
+        kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
+        logging.info(
+            "%s: %s lines%s (%s pairs), %s tokens, %.1f s, %s tokens/s, padding "
+            "%.1f %%, %s bytes, peak memory %s MB, %s JSON kernel",
+            self.output_file,
+            f"{self.num_lines:,}",
+            kept,
+            f"{self.num_pairs:,}",
+            f"{self.num_tokens:,}",
+            self.seconds,
+            f"{self.tokens_per_second:,.0f}",
+            100 * self.padding,
+            f"{self.output_bytes:,}",
+            f"{self.peak_memory_bytes >> 20:,}",
+            self.json_kernel,
+        )
+        if self.num_truncated:
+            logging.warning(
+                "%s lines were longer than --max_seq_length and were truncated",
+                f"{self.num_truncated:,}",
+            )
+        if self.num_unsplit:
+            logging.warning(
+                "%s lines hold '|||' and were read as one text: a pair is separated "
+                "by exactly ' ||| ', one space on each side",
+                f"{self.num_unsplit:,}",
+            )
+
+
+def write_summary_file(
+    options: Options,
+    job: Job,
+    summaries: Sequence[Summary],
+    error: BaseException | None,
+) -> None:
+    """Writes `--summary_file`: what ran, what came out, and what it failed with.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    assert job.summary_file
+    story = {
+        "bert_extract": __version__,
+        "python": platform.python_version(),
+        "options": dataclasses.asdict(options),
+        "job": dataclasses.asdict(job),
+        "error": None if error is None else str(error) or type(error).__name__,
+        "outputs": [summary.as_dict() for summary in summaries],
+    }
+    temporary = job.summary_file + ".tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as writer:
+            json.dump(story, writer, indent=1)
+            writer.write("\n")
+        os.replace(temporary, job.summary_file)
+    except OSError as failure:
+        raise OutputError(
+            f"{job.summary_file}: cannot write the summary: {failure.strerror}"
+        ) from failure
+
+
+class Progress:
+    """A bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, summary: Summary, input_bytes: int | None) -> None:
+        """Starts the clock.
+
+        Args:
+          summary: counted up by others.
+          input_bytes: the input's size on the disk; None if it is not known.
+        """
+        self._summary = summary
+        self._input_bytes = input_bytes
+        self._start = self._last_log = time.monotonic()
+        self._has_estimated = False
+        is_watched = sys.stderr.isatty() and logging.level_info()
+        known = "{percentage:3.0f}%|{bar}| "
+        self._bar: tqdm[Any] | None = None
+        if is_watched:
+            self._bar = tqdm(
+                total=input_bytes,
+                bar_format=(known if input_bytes else "")
+                + "{desc} [{elapsed}"
+                + ("<{remaining}]" if input_bytes else "]"),
+                leave=False,
+                file=sys.stderr,
+            )
+
+    def update(self, num_bytes_read: int) -> None:
+        """Shows how far the job is.
+
+        Args:
+          num_bytes_read: bytes of the input that are done with.
+        """
+        elapsed = time.monotonic() - self._start
+        speed = self._summary.num_tokens / elapsed if elapsed else 0.0
+        text = f"{self._summary.num_lines:,} lines, {speed:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(num_bytes_read - self._bar.n)
+        elif time.monotonic() - self._last_log >= _LOG_SECONDS:
+            self._last_log = time.monotonic()
+            logging.info("%s%s", text, self._time_left(num_bytes_read, elapsed))
+
+    def _time_left(self, num_bytes_read: int, elapsed: float) -> str:
+        if not self._input_bytes or not num_bytes_read:
+            return ""
+        left = elapsed * (self._input_bytes / num_bytes_read - 1.0)
+        return f", {max(left, 0) / 60:.0f} minutes left"
+
+    def estimate_output(
+        self, num_bytes_read: int, written: int, free: int | None
+    ) -> None:
+        """Warns once if the output will not fit, or will be enormous.
+
+        Args:
+          num_bytes_read: bytes of the input that were written out.
+          written: bytes of the output that this run wrote for them.
+          free: room on the output's disk; None if nobody knows.
+        """
+        if self._has_estimated or not self._input_bytes or not num_bytes_read:
+            return
+        share = num_bytes_read / self._input_bytes
+        if share < _ESTIMATE_AT_SHARE and written < _ESTIMATE_AT_BYTES:
+            return
+        self._has_estimated = True
+        to_come = int(written / share) - written
+        if free is not None and to_come > free:
+            logging.warning(
+                "%s: the output will be about %s bytes longer, and its disk has room "
+                "for %s",
+                self._summary.output_file,
+                f"{to_come:,}",
+                f"{free:,}",
+            )
+        if to_come + written > _TERABYTE:
+            logging.warning(
+                "%s: the output will be about %s bytes; fewer --layers or a name that "
+                "ends in .gz make it smaller",
+                self._summary.output_file,
+                f"{to_come + written:,}",
+            )
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,177 @@
+"""Corpus -> Splits -> Examples: pieces of the input that anyone can read alone."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bert_extract.examples import (
+    STDIN,
+    Example,
+    LineReader,
+    decode_line,
+    is_compressed,
+    is_remote,
+    open_raw,
+    parse_line,
+    reading,
+)
+
+_BLOCK_SIZE = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The lines of one file whose first byte is in [start, end)."""
+
+    path: str
+    start: int  # bytes
+    end: int | None  # bytes; None is the end of the file
+    first_line: int  # index of the split's first line in its file
+    first_index: int  # index of the split's first line in the whole input
+
+
+def plan_splits(
+    input_files: Sequence[str], shard: tuple[int, int] | None = None
+) -> list[Split]:
+    """Divides the input into the pieces that one run reads.
+
+    Without a shard each file is one split. With one, the bytes of all files, laid end
+    to end, are divided into N equal parts, and shard I has the lines that start in
+    part I. A compressed file is never cut: it belongs to the part in which its first
+    byte lies. Of what stands before the shard only newlines are counted.
+
+    Args:
+      input_files: the files in order.
+      shard: (I, N), or None for everything.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    if shard is None:
+        # The index of later files' lines follows from reading the earlier ones.
+        return [Split(path, 0, None, 0, 0) for path in input_files]
+    index, num_shards = shard
+    sizes = [_file_size(path) for path in input_files]
+    total = sum(sizes)
+    first, last = total * index // num_shards, total * (index + 1) // num_shards
+    splits: list[Split] = []
+    num_lines = stop = 0
+    for path, size in zip(input_files, sizes, strict=True):
+        begin, stop = stop, stop + size
+        if begin >= last:
+            break
+        start = min(max(first - begin, 0), size)
+        end = min(last - begin, size)
+        if is_compressed(path):
+            start, end = (0, size) if first <= begin else (size, size)
+        if start < end:
+            index_in_file = count_lines(path, start)
+            splits.append(
+                Split(
+                    path,
+                    start,
+                    None if end == size else end,
+                    index_in_file,
+                    num_lines + index_in_file,
+                )
+            )
+        elif not splits:
+            num_lines += count_lines(path, size)
+    return splits
+
+
+class SplitReader:
+    """The examples of splits that follow each other in the input."""
+
+    def __init__(
+        self, splits: Sequence[Split], errors: str, num_skipped: int = 0
+    ) -> None:
+        """Makes a reader; nothing is opened before it is iterated over.
+
+        Args:
+          splits: as `plan_splits` gives them.
+          errors: what to do with bytes that are not UTF-8, as Python names it.
+          num_skipped: how many lines from the beginning to pass over undecoded.
+        """
+        self._splits = splits
+        self._errors = errors
+        self._num_skipped = num_skipped
+        self._num_bytes_done = 0
+        self._lines: LineReader | None = None
+
+    @property
+    def num_bytes_read(self) -> int:
+        """How much of the input has been read, in bytes on the disk."""
+        current = self._lines.num_bytes_read if self._lines else 0
+        return self._num_bytes_done + current
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yields one `Example` a line.
+
+        Raises:
+          InputError: a file cannot be read, or a line is not UTF-8.
+        """
+        num_to_skip = self._num_skipped
+        unique_id = 0
+        for split in self._splits:
+            unique_id = max(unique_id, split.first_index)
+            self._lines = LineReader(split.path, split.start, split.end)
+            for line_number, line in enumerate(self._lines, split.first_line + 1):
+                if num_to_skip:
+                    num_to_skip -= 1
+                else:
+                    text = decode_line(line, self._errors, split.path, line_number)
+                    yield parse_line(text, unique_id)
+                unique_id += 1
+            self._num_bytes_done += self._lines.num_bytes_read
+            self._lines = None
+
+
+def input_size(splits: Sequence[Split]) -> int | None:
+    """The bytes on the disk that the splits will read; None where nobody knows."""
+    total = 0
+    for split in splits:
+        if split.path == STDIN or not (
+            is_remote(split.path) or os.path.isfile(split.path)
+        ):
+            return None
+        end = _file_size(split.path) if split.end is None else split.end
+        total += end - split.start
+    return total
+
+
+def count_lines(path: str, end: int) -> int:
+    """How many lines start before the byte offset `end`.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    if end == 0:
+        return 0
+    if is_compressed(path):
+        return sum(1 for _ in LineReader(path))
+    # A line starts at 0 and after each newline; the last newline before `end` starts
+    # one only if it stands before end - 1.
+    num_lines = 1
+    with reading(path), open_raw(path) as stream:
+        remaining = end - 1
+        while remaining:
+            block = stream.read(min(_BLOCK_SIZE, remaining))
+            if not block:
+                break
+            num_lines += block.count(b"\n")
+            remaining -= len(block)
+    return num_lines
+
+
+def _file_size(path: str) -> int:
+    with reading(path):
+        if is_remote(path):
+            import tensorflow as tf  # only remote paths need it
+
+            try:
+                length: int = tf.io.gfile.stat(path).length
+            except tf.errors.OpError as error:
+                raise OSError(None, error.message) from error
+            return length
+        return os.stat(path).st_size
