@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from bert_extract.modeling import BertConfig, variable_shapes
+from bert_extract.config import BertConfig, variable_shapes
 
 Weights = dict[str, NDArray[Any]]
 

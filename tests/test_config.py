@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from bert_extract.config import BertConfig, variable_shapes
 from bert_extract.errors import ConfigError
-from bert_extract.modeling import BertConfig, variable_shapes
 
 TINY: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.1,
