@@ -1,11 +1,13 @@
 """Flags -> Options and Job -> FeatureExtractor; exit codes."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -165,8 +167,11 @@ def _run(options: Options, job: Job) -> int:
     try:
         options.check()
         job.check()
-        # Only now: it imports TensorFlow, which takes seconds.
-        from bert_extract.extractor import FeatureExtractor
+        with _silence():
+            # Only now: TensorFlow takes seconds to import, and `--help` none.
+            import tensorflow_text  # noqa: F401 - imported here for its chatter
+
+            from bert_extract.extractor import FeatureExtractor
 
         summaries = FeatureExtractor(options).run_job(job)
     except OptionsError as error:
@@ -217,11 +222,35 @@ def _complain(message: str, exit_code: int) -> int:
     return exit_code
 
 
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps the C++ code of a library that is being imported from standard error.
+
+    TensorFlow's greets with four lines there whatever TF_CPP_MIN_LOG_LEVEL says. They
+    are shown after all if the import fails.
+    """
+    sys.stderr.flush()
+    own_stderr = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            chatter.seek(0)
+            os.write(own_stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(own_stderr, 2)
+            os.close(own_stderr)
+
+
 def _set_up_logging(verbosity: int) -> None:
-    # Before TensorFlow is imported: its own chatter is not for the users.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # absl's logging would say that its flags were not parsed; ours were.
+    flags.FLAGS.mark_as_parsed()
     logging.set_verbosity(logging.ERROR if verbosity < 0 else verbosity)
     logging.set_stderrthreshold("debug")
+    logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter())
 

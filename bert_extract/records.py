@@ -111,7 +111,7 @@ class JsonFormatter:
             line = self._format_compiled(record, layers)
             if line is not None:
                 return line
-        _check_finite(record, layers)
+        check_finite(record)
         return memoryview(self._format_python(record, layers))
 
     def _checked_layers(self, record: Record) -> list[NDArray[np.float32]]:
@@ -281,10 +281,12 @@ def _format_rows(layer: NDArray[np.float32]) -> list[bytes]:
     ]
 
 
-def _check_finite(record: Record, layers: list[NDArray[np.float32]]) -> None:
-    """Name the first token, and there the first layer, that is not finite."""
+def check_finite(record: Record) -> None:
+    """Raise a NotFiniteError that names the first token and layer with NaN."""
+    if all(np.isfinite(layer).all() for layer in record.layers):
+        return
     for position, token in enumerate(record.tokens):
-        for index, layer in zip(record.indexes, layers, strict=True):
+        for index, layer in zip(record.indexes, record.layers, strict=True):
             if not np.isfinite(layer[position]).all():
                 raise NotFiniteError(
                     f"linex_index {record.linex_index}, token {position} ({token!r}), "
