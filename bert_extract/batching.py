@@ -51,9 +51,7 @@ def padded_length(num_tokens: int, multiple: int = 1) -> int:
     return -(-num_tokens // multiple) * multiple
 
 
-def windows(
-    features: Iterable[Features], max_tokens: int
-) -> Iterator[list[Features]]:
+def windows(features: Iterable[Features], max_tokens: int) -> Iterator[list[Features]]:
     """Cuts a stream into windows of about `max_tokens` tokens, in order.
 
     If a line cannot be read, what came before in whole groups is still given, and then

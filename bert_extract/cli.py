@@ -76,7 +76,7 @@ _OLD_FLAGS = (
 
 
 def make_flags() -> flags.FlagValues:
-    """Defines a flag for each field of `Options` and `Job`, and the original's others."""
+    """Defines a flag for each field of `Options` and `Job`, and the original's rest."""
     values = flags.FlagValues()
     for options_class in (Job, Options):
         for knob in dataclasses.fields(options_class):
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--use_tpu=true: this tool runs on GPU and CPU; leave the flag away",
             EXIT_USAGE,
         )
-    _set_up_logging(values["verbosity"].value)
+    _set_up_logging(values.verbosity)
     return _run(_from_flags(Options, values), _from_flags(Job, values))
 
 

@@ -1,4 +1,4 @@
-"""bert_config.json -> BertConfig: the sizes of one BERT and the names of its weights."""
+"""bert_config.json -> BertConfig: one BERT's sizes and the names of its weights."""
 
 import json
 from dataclasses import dataclass

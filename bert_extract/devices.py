@@ -85,11 +85,7 @@ def check_precision(precision: str, devices: list[Device]) -> None:
         if precision == "float16":
             raise OptionsError(
                 "--precision=float16: CPUs compute float16 slower than float32; "
-                + (
-                    "use --precision=bfloat16"
-                    if cpu_has_bfloat16()
-                    else way_out
-                )
+                + ("use --precision=bfloat16" if cpu_has_bfloat16() else way_out)
             )
         if not cpu_has_bfloat16():
             raise OptionsError(

@@ -4,6 +4,8 @@
     compute threads  Batch -> the model's layers      (one a core, or two a GPU)
     encode           records -> bytes                 (the same threads on a CPU)
     the caller       takes what was encoded, in input order
+
+At most two windows are in flight, so memory does not grow with the corpus.
 """
 
 import itertools
@@ -112,9 +114,9 @@ class Engine:
     def _check_vocab(self, vocab: Vocab) -> None:
         for warning in vocab.warnings:
             logging.warning("%s", warning)
-        warning = case_warning(vocab, self.options.do_lower_case)
-        if warning:
-            logging.warning("%s: %s", self.options.vocab_file, warning)
+        wrong_case = case_warning(vocab, self.options.do_lower_case)
+        if wrong_case:
+            logging.warning("%s: %s", self.options.vocab_file, wrong_case)
         if len(vocab.tokens) > self.config.vocab_size:
             raise VocabError(
                 f"{self.options.vocab_file}: has {len(vocab.tokens)} tokens, and "
@@ -240,9 +242,7 @@ class Engine:
             except BertExtractError as error:  # after what came before it
                 failure = error
             summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
-            yield from to_features(
-                chunk, self._tokenizer, self.options.max_seq_length
-            )
+            yield from to_features(chunk, self._tokenizer, self.options.max_seq_length)
             if failure is not None:
                 raise failure
             if len(chunk) < _TOKENIZED_AT_ONCE:

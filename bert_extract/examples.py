@@ -70,7 +70,9 @@ def expand_input_files(input_file: str) -> tuple[str, ...]:
     Raises:
       InputError: there is no such file, or a glob matches nothing.
     """
-    if input_file == STDIN or (not is_remote(input_file) and os.path.exists(input_file)):
+    if input_file == STDIN or (
+        not is_remote(input_file) and os.path.exists(input_file)
+    ):
         return (input_file,)
     paths: list[str] = []
     for name in input_file.split(","):

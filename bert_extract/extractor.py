@@ -83,9 +83,7 @@ class FeatureExtractor:
         for _, records, _ in self._engine.run(examples, _checked, Summary()):
             yield from records
 
-    def extract_file(
-        self, input_file: str, output_file: str, **knobs: Any
-    ) -> Summary:
+    def extract_file(self, input_file: str, output_file: str, **knobs: Any) -> Summary:
         """Writes one output for the input; it appears when it is complete.
 
         Args:

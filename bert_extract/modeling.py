@@ -201,11 +201,13 @@ def _take_layer(
     weights: Mapping[str, tf.Tensor], number: int, compute_dtype: str
 ) -> _EncoderLayer:
     """Collects one layer's weights by their TF1 names."""
-
     scope = f"bert/encoder/layer_{number}"
 
     def dense(part: str) -> _Dense:
-        kernel, bias = weights[f"{scope}/{part}/kernel"], weights[f"{scope}/{part}/bias"]
+        kernel, bias = (
+            weights[f"{scope}/{part}/kernel"],
+            weights[f"{scope}/{part}/bias"],
+        )
         return _Dense(tf.cast(kernel, compute_dtype), tf.cast(bias, compute_dtype))
 
     return _EncoderLayer(

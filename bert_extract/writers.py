@@ -120,7 +120,8 @@ def open_writer(output_file: str, fingerprint: Fingerprint, resume: bool) -> Wri
         return _StreamWriter(_GFileWriter(output_file), output_file)
     if output_file in _OWN_DESCRIPTORS:
         _refuse_resume(resume, output_file, "it is a stream")
-        stream = open(_OWN_DESCRIPTORS[output_file], "wb", closefd=False)
+        descriptor = _OWN_DESCRIPTORS[output_file]
+        stream = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - it stays open
         return _StreamWriter(stream, output_file)
     path = os.path.realpath(output_file)
     if os.path.isdir(path):
