@@ -51,7 +51,6 @@ def set_up_tensorflow(num_threads: int) -> list[Device]:
                 "its threads cannot be set any more, and speed may suffer"
             )
     if not gpus:
-        _warn_of_unusable_gpu()
         return [Device("/CPU:0", "CPU", f"CPU, {num_threads} threads")]
     return [_gpu(number, gpu) for number, gpu in enumerate(gpus)]
 
@@ -62,7 +61,7 @@ def _gpu(number: int, gpu: "tf.config.PhysicalDevice") -> Device:
     return Device(f"/GPU:{number}", "GPU", f"GPU {number}, {name}")
 
 
-def _warn_of_unusable_gpu() -> None:
+def warn_of_unusable_gpu() -> None:
     """Says loudly when there is a GPU that TensorFlow does not use."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     if os.path.exists("/dev/nvidiactl") and not is_hidden:

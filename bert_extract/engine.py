@@ -90,7 +90,7 @@ class Engine:
         )
         _check_length(self.options, self.config)
         vocab = Vocab.load(self.options.vocab_file)
-        self._check_vocab(vocab)
+        self._check_vocab_size(vocab)
         self.num_threads = self.options.num_threads or devices.usable_cores()
         self._devices = devices.set_up_tensorflow(self.num_threads)
         self.device = ", ".join(device.description for device in self._devices)
@@ -98,6 +98,9 @@ class Engine:
         if self.device_kind == "GPU":
             self.device_kind = self._devices[0].description.partition(", ")[2]
         logging.info("%s, %s", self.device, self.options.precision)
+        if self._devices[0].kind == "CPU":
+            devices.warn_of_unusable_gpu()
+        self._log_vocab(vocab)
         devices.check_precision(self.options.precision, self._devices)
         num_layers = num_layers_needed(self.indexes, self.config.num_hidden_layers)
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -111,12 +114,7 @@ class Engine:
         self._log_weights(weights)
         self._graphs = [self._make_graph(weights, device) for device in self._devices]
 
-    def _check_vocab(self, vocab: Vocab) -> None:
-        for warning in vocab.warnings:
-            logging.warning("%s", warning)
-        wrong_case = case_warning(vocab, self.options.do_lower_case)
-        if wrong_case:
-            logging.warning("%s: %s", self.options.vocab_file, wrong_case)
+    def _check_vocab_size(self, vocab: Vocab) -> None:
         if len(vocab.tokens) > self.config.vocab_size:
             raise VocabError(
                 f"{self.options.vocab_file}: has {len(vocab.tokens)} tokens, and "
@@ -124,6 +122,13 @@ class Engine:
                 f"{self.config.vocab_size}: the last ones have no embedding. Is it "
                 "the vocab of this checkpoint?"
             )
+
+    def _log_vocab(self, vocab: Vocab) -> None:
+        for warning in vocab.warnings:
+            logging.warning("%s", warning)
+        wrong_case = case_warning(vocab, self.options.do_lower_case)
+        if wrong_case:
+            logging.warning("%s", wrong_case)  # it names the file
         if len(vocab.tokens) < self.config.vocab_size:
             logging.warning(
                 "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "

@@ -1,6 +1,7 @@
 """Text -> Example: what a line is, and what a pair is."""
 
 import contextlib
+import errno
 import glob
 import gzip
 import io
@@ -150,8 +151,10 @@ class _GFileReader(io.RawIOBase):
 def open_raw(path: str) -> IO[bytes]:
     """Opens the bytes of an input as they lie on the disk; the caller closes it."""
     if path == STDIN:
+        if sys.stdin is None:  # a shell's <&-; another file may have its number
+            raise OSError(errno.EBADF, "it is closed")
         # Not closed with the reader: it belongs to the process.
-        return open(sys.stdin.fileno(), "rb", buffering=_BLOCK_SIZE, closefd=False)
+        return open(0, "rb", buffering=_BLOCK_SIZE, closefd=False)
     if is_remote(path):
         return io.BufferedReader(_GFileReader(path), _BLOCK_SIZE)
     return open(path, "rb", buffering=_BLOCK_SIZE)

@@ -68,12 +68,13 @@ class Summary:
         """Says it to a person."""
         kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
         logging.info(
-            "%s: %s lines%s (%s pairs), %s tokens, %.1f s, %s tokens/s, padding "
-            "%.1f %%, %s bytes, peak memory %s MB, %s JSON kernel",
+            "%s: %s lines%s (%s pairs, %s truncated), %s tokens, %.1f s, %s tokens/s, "
+            "padding %.1f %%, %s bytes, peak memory %s MB, %s JSON kernel",
             self.output_file,
             f"{self.num_lines:,}",
             kept,
             f"{self.num_pairs:,}",
+            f"{self.num_truncated:,}",
             f"{self.num_tokens:,}",
             self.seconds,
             f"{self.tokens_per_second:,.0f}",
