@@ -115,10 +115,9 @@ def help_text() -> str:
         default = "" if flag.default in (None, "") else f" (default {flag.default})"
         if isinstance(flag.default, bool):
             default = f" (default {str(flag.default).lower()})"
-        choices = getattr(flag.parser, "enum_values", None)
-        one_of = f"={'|'.join(choices)}" if choices else ""
+        # absl begins the help of a flag with choices with "<a|b>: ", which is enough.
         paragraphs.append(
-            f"--{name}{one_of}{default}\n"
+            f"--{name}{default}\n"
             + textwrap.fill(flag.help, 79, initial_indent="  ", subsequent_indent="  ")
         )
     return "\n".join(paragraphs) + "\n"
@@ -264,11 +263,31 @@ class _Formatter(logging.PythonFormatter):
         return f"bert-extract: {level}{record.getMessage()}"
 
 
+def _open_closed_descriptors() -> None:
+    """Gives the null device to standard streams that the caller closed (2>&-).
+
+    Else the next file that is opened, the output for one, would get the number of
+    standard error, and TensorFlow writes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it stays open
+        logging.get_absl_handler().python_handler.stream = sys.stderr
+
+
 def run() -> NoReturn:
     """The console script."""
-    exit_code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _open_closed_descriptors()
+    try:
+        exit_code = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # --help | true
+        exit_code = EXIT_CLOSED_PIPE
     # Threads may still be inside TensorFlow; nothing of theirs is wanted any more.
     os._exit(exit_code)
 

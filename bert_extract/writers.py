@@ -117,12 +117,12 @@ def open_writer(output_file: str, fingerprint: Fingerprint, resume: bool) -> Wri
     """
     if is_remote(output_file):
         _refuse_resume(resume, output_file, "a remote object cannot be gone on with")
-        return _StreamWriter(_GFileWriter(output_file), output_file)
+        with _explaining(output_file):
+            return _StreamWriter(_GFileWriter(output_file), output_file)
     if output_file in _OWN_DESCRIPTORS:
         _refuse_resume(resume, output_file, "it is a stream")
-        descriptor = _OWN_DESCRIPTORS[output_file]
-        stream = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - it stays open
-        return _StreamWriter(stream, output_file)
+        with _explaining(name_of(output_file)):
+            return _StreamWriter(_own_stream(output_file), output_file)
     path = os.path.realpath(output_file)
     if os.path.isdir(path):
         raise OutputError(f"{output_file}: expected a file to write; found a folder")
@@ -138,6 +138,19 @@ def open_writer(output_file: str, fingerprint: Fingerprint, resume: bool) -> Wri
     return _PartialWriter(path, fingerprint, resume)
 
 
+def _own_stream(output_file: str) -> IO[bytes]:
+    if sys.stdout is None and _OWN_DESCRIPTORS[output_file] == 1:
+        # A shell's >&-; another file may have its number by now.
+        raise OSError(errno.EBADF, "it is closed")
+    # Unbuffered: a failed write is known at once, and not again when it is closed.
+    return open(_OWN_DESCRIPTORS[output_file], "wb", buffering=0, closefd=False)
+
+
+def name_of(output_file: str) -> str:
+    """The output as messages show it."""
+    return "standard output" if output_file == STDOUT else output_file
+
+
 def _refuse_resume(resume: bool, output_file: str, reason: str) -> None:
     if resume:
         raise OptionsError(
@@ -146,7 +159,9 @@ def _refuse_resume(resume: bool, output_file: str, reason: str) -> None:
 
 
 @contextlib.contextmanager
-def _explaining(path: str, num_bytes: int | None = None) -> Iterator[None]:
+def _explaining(
+    path: str, num_bytes: int | None = None, can_resume: bool = False
+) -> Iterator[None]:
     """Turns what the system says of an output into an `OutputError`."""
     try:
         yield
@@ -154,14 +169,14 @@ def _explaining(path: str, num_bytes: int | None = None) -> Iterator[None]:
         raise  # whoever read it has seen enough: no error
     except OSError as error:
         way_out = ""
+        go_on = " and give the same command with --resume to go on" * can_resume
         if num_bytes is not None and error.errno in (
             errno.ENOSPC,
             errno.EDQUOT,
             errno.EFBIG,
         ):
             way_out = (
-                f". The output needed {num_bytes:,} bytes so far; make room and give "
-                "the same command with --resume to go on"
+                f". The output needed {num_bytes:,} bytes so far; make room{go_on}"
             )
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot write it: {reason}{way_out}") from error
@@ -214,7 +229,7 @@ class _StreamWriter:
     def __init__(self, stream: IO[bytes] | io.RawIOBase, name: str) -> None:
         self.num_bytes = 0
         self._stream = stream
-        self._name = "standard output" if name == STDOUT else name
+        self._name = name_of(name)
 
     def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
         for buffer in buffers:
@@ -415,7 +430,7 @@ class _PartialWriter:
     def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
         assert self._file is not None
         num_bytes = sum(len(buffer) for buffer in buffers)
-        with _explaining(self._partial, self.num_bytes + num_bytes):
+        with _explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
             for buffer in buffers:
                 self._file.append(buffer)
         self.num_bytes += num_bytes
@@ -423,7 +438,7 @@ class _PartialWriter:
 
     def commit(self) -> None:
         assert self._file is not None
-        with _explaining(self._partial, self.num_bytes):
+        with _explaining(self._partial, self.num_bytes, can_resume=True):
             self._file.flush()
             crash_point("flush")
             os.fsync(self._descriptor)
@@ -431,7 +446,7 @@ class _PartialWriter:
 
     def finish(self) -> None:
         assert self._file is not None
-        with _explaining(self._path, self.num_bytes):
+        with _explaining(self._path, self.num_bytes, can_resume=True):
             self._file.flush()
             crash_point("flush")
             os.fsync(self._descriptor)
