@@ -37,7 +37,7 @@ def padded_length(num_tokens: int, multiple: int = 1) -> int:
     """The length to which a line is padded: a function of its own length alone.
 
     Short lines are not padded at all. Longer ones are rounded up to a multiple of 2
-    (above 32), 4 (above 64) or 8 (above 128), at most 3 % more, so that a window
+    (above 32), 4 (above 64) or 8 (above 128), at most 6 % more, so that a window
     holds enough lines of each length to fill batches.
 
     Args:

@@ -1,0 +1,130 @@
+"""Windows, lengths and batches: the only place that pads."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bert_extract.batching import (
+    GROUP_SIZE,
+    num_rows,
+    padded_length,
+    plan_batches,
+    to_batch,
+    windows,
+)
+from bert_extract.errors import InputError
+from bert_extract.features import Features
+
+
+def line(num_tokens: int, unique_id: int = 0) -> Features:
+    input_ids = np.arange(1, num_tokens + 1, dtype=np.int32)
+    token_type_ids = (input_ids > 2).astype(np.int32)
+    return Features(unique_id, input_ids, token_type_ids, False, False)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "length"),
+    [
+        *((2, 2), (3, 3), (31, 31), (32, 32), (33, 34), (34, 34), (63, 64), (64, 64)),
+        *((65, 68), (68, 68), (127, 128), (128, 128), (129, 136), (511, 512)),
+    ],
+)
+def test_short_lines_are_not_padded_and_long_ones_hardly(
+    num_tokens: int, length: int
+) -> None:
+    assert padded_length(num_tokens) == length
+
+
+def test_padding_is_never_more_than_six_in_a_hundred() -> None:
+    for num_tokens in range(2, 513):
+        padded = padded_length(num_tokens)
+        assert num_tokens <= padded <= num_tokens * 1.06
+        assert padded_length(padded) == padded
+
+
+def test_a_device_can_want_multiples() -> None:
+    assert [padded_length(n, 8) for n in (2, 8, 9, 33, 130)] == [8, 8, 16, 40, 136]
+
+
+def test_windows_end_after_whole_groups() -> None:
+    lines = [line(10, unique_id=i) for i in range(50)]
+    cut = list(windows(lines, max_tokens=100))
+    assert [len(window) for window in cut] == [16, 16, 16, 2]
+    assert [features.unique_id for window in cut for features in window] == [*range(50)]
+
+
+def test_a_window_of_blank_lines_is_bounded() -> None:
+    sizes = [len(window) for window in windows([line(2)] * 40_000, 1 << 30)]
+    assert sizes == [16384, 16384, 7232]
+
+
+def test_windows_are_cut_lazily() -> None:
+    taken = 0
+
+    def lines() -> Iterator[Features]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield line(10)
+
+    next(windows(lines(), max_tokens=100))
+    assert taken == 16
+
+
+@pytest.mark.parametrize(("num_read", "sizes"), [(0, []), (7, []), (20, [16, 0])])
+def test_whole_groups_before_an_unreadable_line_are_given(
+    num_read: int, sizes: list[int]
+) -> None:
+    def lines() -> Iterator[Features]:
+        for _ in range(num_read):
+            yield line(4)
+        raise InputError("line is not UTF-8")
+
+    seen: list[int] = []
+    cut = windows(lines(), max_tokens=1 << 20)
+    with pytest.raises(InputError, match="line is not UTF-8"):
+        seen.extend(len(window) for window in cut)
+    assert seen == [size for size in sizes if size]
+    assert all(size % GROUP_SIZE == 0 for size in seen)
+
+
+def test_lines_of_one_length_share_a_batch_and_long_ones_come_first() -> None:
+    assert plan_batches([3, 5, 3, 9, 5, 3, 3], max_slots=9) == [
+        [3],
+        [1],
+        [4],
+        [0, 2, 5],
+        [6],
+    ]
+
+
+def test_a_line_longer_than_a_batch_is_one() -> None:
+    assert plan_batches([100, 100], max_slots=64) == [[0], [1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_line_is_in_one_batch_that_is_not_too_large(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(2, 129, 500).tolist()
+    batches = plan_batches(lengths, max_slots=512)
+    assert sorted(place for batch in batches for place in batch) == [*range(500)]
+    for batch in batches:
+        assert len({lengths[place] for place in batch}) == 1
+        assert len(batch) * lengths[batch[0]] <= 512
+
+
+def test_padding_is_zeros_and_the_mask_says_so() -> None:
+    batch = to_batch([line(4), line(2)], seq_length=5, min_slots=2)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 0], [1, 2, 0, 0, 0]]
+    assert batch.input_mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
+    assert batch.token_type_ids.tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 0, 0]]
+    assert batch.input_ids.dtype == batch.input_mask.dtype == np.int32
+    assert batch.token_type_ids.dtype == np.int32
+
+
+def test_a_batch_with_too_few_slots_repeats_its_first_line() -> None:
+    batch = to_batch([line(3), line(2)], seq_length=3, min_slots=10)
+    assert batch.input_ids.tolist() == [[1, 2, 3], [1, 2, 0], [1, 2, 3], [1, 2, 3]]
+    assert num_rows(2, 3, 10) == 4
+    assert num_rows(5, 3, 10) == 5

@@ -1,0 +1,158 @@
+"""Every knob: its default, its checks, its help."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from bert_extract.errors import OptionsError
+from bert_extract.options import (
+    Job,
+    Options,
+    help_of,
+    parse_layers,
+    parse_shard,
+    resolve_layers,
+)
+
+FILES: dict[str, Any] = {
+    "vocab_file": "v",
+    "bert_config_file": "b",
+    "init_checkpoint": "i",
+}
+JOB: dict[str, Any] = {"input_file": "i", "output_file": "o"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "indexes"),
+    [
+        ("-1,-2,-3,-4", (-1, -2, -3, -4)),
+        ("0", (0,)),
+        (" -1 , embeddings ", (-1, "embeddings")),
+        ("all,embeddings", ("all", "embeddings")),
+        ("2,2,2", (2, 2, 2)),
+        ("+1,-0", (1, 0)),
+    ],
+)
+def test_layers_are_numbers_and_two_names(
+    layers: str, indexes: tuple[int | str, ...]
+) -> None:
+    assert parse_layers(layers) == indexes
+
+
+@pytest.mark.parametrize(
+    "layers", ["", ",", "-1,", "last", "1.0", "ALL", "0x1", "- 1", "1 2", "٣", "1_0"]
+)
+def test_a_layer_that_is_no_number_is_refused(layers: str) -> None:
+    with pytest.raises(OptionsError, match="--layers must be whole numbers") as raised:
+        parse_layers(layers)
+    assert repr(layers) in str(raised.value)
+
+
+def test_a_layer_with_a_thousand_digits_is_refused() -> None:
+    with pytest.raises(OptionsError):
+        parse_layers("9" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("layers", "indexes"),
+    [
+        ("-1,0,4,-5", (-1, 0, 4, -5)),
+        ("all", (0, 1, 2, 3, 4)),
+        ("all,embeddings", (0, 1, 2, 3, 4, "embeddings")),
+        ("embeddings,-1,4,all", ("embeddings", -1, 4, 0, 1, 2, 3, 4)),
+    ],
+)
+def test_layers_are_echoed_as_given(
+    layers: str, indexes: tuple[int | str, ...]
+) -> None:
+    assert resolve_layers(layers, num_hidden_layers=5) == indexes
+
+
+@pytest.mark.parametrize("layers", ["5", "-6", "-1,12", "all,99"])
+def test_a_layer_outside_the_model_is_refused(layers: str) -> None:
+    with pytest.raises(
+        OptionsError, match="5 encoder layers, 0 to 4 or -5 to -1; found "
+    ):
+        resolve_layers(layers, num_hidden_layers=5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"vocab_file": ""}, "--vocab_file must be given"),
+        ({"bert_config_file": ""}, "--bert_config_file must be given"),
+        ({"init_checkpoint": ""}, "--init_checkpoint must be given"),
+        ({"batch_size": 0}, "--batch_size must be at least 1; found 0"),
+        ({"batch_size": -8}, "--batch_size must be at least 1; found -8"),
+        ({"num_threads": -1}, "--num_threads must be at least 0; found -1"),
+        ({"max_seq_length": 2}, "--max_seq_length must be at least 3"),
+        ({"max_seq_length": 0}, "--max_seq_length must be at least 3"),
+        ({"max_seq_length": -1}, "--max_seq_length must be at least 3"),
+        ({"precision": "float64"}, "--precision must be one of float32, bfloat16"),
+        ({"layers": "top"}, "found 'top'"),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(
+    knobs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionsError) as raised:
+        Options(**{**FILES, **knobs}).check()
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"input_file": ""}, "--input_file must be given"),
+        ({"output_file": ""}, "either --output_file or --output_dir"),
+        ({"output_dir": "d"}, "either --output_file or --output_dir"),
+        ({"errors": "surrogateescape"}, "--errors must be one of strict, replace, ig"),
+        ({"shard": "1"}, "--shard must be I/N"),
+        ({"shard": "4/4"}, "--shard must be I/N"),
+        ({"shard": "-1/4"}, "--shard must be I/N"),
+        ({"shard": "0/0"}, "--shard must be I/N"),
+        ({"shard": "0/2", "input_file": "-"}, "--shard cannot cut standard input"),
+        ({"resume": True, "input_file": "-"}, "--resume cannot skip in standard in"),
+        ({"resume": True, "output_file": "-"}, "--resume cannot go on in standard o"),
+        (
+            {"output_file": "", "output_dir": "d", "input_file": "-"},
+            "standard input has no name",
+        ),
+        (
+            {"output_file": "", "output_dir": "d", "shard": "0/2"},
+            "--shard cuts what goes into one output",
+        ),
+    ],
+)
+def test_a_job_that_cannot_work_is_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError) as raised:
+        Job(**{**JOB, **knobs}).check()
+    assert message in str(raised.value)
+
+
+def test_the_defaults_work() -> None:
+    Options(**FILES).check()
+    Job(**JOB).check()
+
+
+def test_a_shard_is_two_numbers() -> None:
+    assert parse_shard("3/12") == (3, 12)
+    assert parse_shard("") is None
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [*dataclasses.fields(Options), *dataclasses.fields(Job)],
+    ids=lambda k: k.name,
+)
+def test_every_knob_has_a_sentence_of_help(knob: "dataclasses.Field[Any]") -> None:
+    assert len(help_of(knob).split()) >= 5
+    assert help_of(knob).endswith(".")
+
+
+def test_options_are_frozen_and_named() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options(**FILES).batch_size = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Options("vocab.txt")  # type: ignore[call-arg]
