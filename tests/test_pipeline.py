@@ -1,0 +1,288 @@
+"""The threads: order, bounds, errors in the right place, and nobody left behind."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from bert_extract.pipeline import Pipeline
+
+# Far longer than anything here takes: a deadlock must fail, not hang.
+PATIENCE = 20.0
+NUM_WINDOWS = 5
+
+
+class Broken(Exception):
+    pass
+
+
+def plan_longest_first(window: Sequence[int]) -> list[list[int]]:
+    """Batches of three lines, the last lines of the window first."""
+    places = list(range(len(window)))[::-1]
+    return [places[i : i + 3] for i in range(0, len(places), 3)]
+
+
+def double(thread: int, lines: Sequence[int]) -> list[int]:
+    return [2 * line for line in lines]
+
+
+def pair_up(lines: Sequence[int], outputs: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(lines, outputs, strict=True))
+
+
+def make_pipeline(
+    *,
+    plan: Callable[..., Any] = plan_longest_first,
+    compute: Callable[..., Any] = double,
+    encode: Callable[..., Any] = pair_up,
+    num_compute_threads: int = 2,
+    num_encode_threads: int = 0,
+) -> Pipeline[int, int, Any]:
+    return Pipeline(
+        plan=plan,
+        compute=compute,
+        encode=encode,
+        num_compute_threads=num_compute_threads,
+        num_encode_threads=num_encode_threads,
+        group_size=4,
+    )
+
+
+def windows_of(size: int, num_windows: int = NUM_WINDOWS) -> Iterator[list[int]]:
+    for start in range(0, size * num_windows, size):
+        yield list(range(start, start + size))
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+@pytest.mark.parametrize("num_compute_threads", [1, 2, 7])
+@pytest.mark.parametrize("num_encode_threads", [0, 1, 3])
+@pytest.mark.parametrize("window_size", [1, 4, 10, 64])
+def test_groups_come_in_order_with_their_own_outputs(
+    num_compute_threads: int, num_encode_threads: int, window_size: int
+) -> None:
+    pipeline = make_pipeline(
+        num_compute_threads=num_compute_threads, num_encode_threads=num_encode_threads
+    )
+    groups = list(pipeline.run(windows_of(window_size)))
+    lines = [line for group, _, _ in groups for line in group]
+    assert lines == [*range(window_size * NUM_WINDOWS)]
+    assert [entry for _, encoded, _ in groups for entry in encoded] == [
+        (line, 2 * line) for line in lines
+    ]
+    assert sum(is_end for _, _, is_end in groups) == NUM_WINDOWS
+    for group, _, is_end in groups:
+        assert is_end == ((group[-1] + 1) % window_size == 0)
+        assert len(group) == 4 or is_end
+
+
+def test_no_window_gives_no_group() -> None:
+    assert list(make_pipeline().run([])) == []
+
+
+def test_an_output_that_is_false_is_an_output() -> None:
+    pipeline = make_pipeline(compute=lambda thread, lines: [0 for _ in lines])
+    groups = list(pipeline.run([[1, 2, 3]]))
+    assert groups == [([1, 2, 3], [(1, 0), (2, 0), (3, 0)], True)]
+
+
+def test_batches_are_computed_on_threads_with_their_numbers() -> None:
+    seen: set[tuple[int, str]] = set()
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        if lines[0] in (5, 2):  # the first two batches
+            both.wait()
+        seen.add((thread, threading.current_thread().name))
+        return list(lines)
+
+    list(make_pipeline(compute=compute).run(windows_of(6, 1)))
+    assert {number for number, _ in seen} == {0, 1}
+    assert threading.current_thread().name not in {name for _, name in seen}
+
+
+@pytest.mark.parametrize("num_encode_threads", [0, 2])
+def test_a_slow_consumer_holds_back_everything(num_encode_threads: int) -> None:
+    num_read = num_computed = num_encoded = 0
+    lock = threading.Lock()
+
+    def windows() -> Iterator[list[int]]:
+        nonlocal num_read
+        for window in windows_of(400, num_windows=50):
+            num_read += 1
+            yield window
+
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        nonlocal num_computed
+        with lock:
+            num_computed += len(lines)
+        return list(lines)
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> int:
+        nonlocal num_encoded
+        with lock:
+            num_encoded += 1
+        return len(lines)
+
+    pipeline = make_pipeline(
+        compute=compute, encode=encode, num_encode_threads=num_encode_threads
+    )
+    groups = pipeline.run(windows())
+    next(groups)
+    # Two windows in flight, and one that the reader holds in its hand.
+    wait_until(lambda: num_read == 3 and num_computed == 800 and num_encoded == 5)
+    time.sleep(0.05)
+    assert (num_read, num_computed, num_encoded) == (3, 800, 1 + 2 * 2)
+    assert sum(encoded for _, encoded, _ in groups) == 50 * 400 - 4
+
+
+def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
+    second_computed = threading.Event()
+
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        if lines[0] >= 4:
+            second_computed.set()
+        return list(lines)
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> bool:
+        return second_computed.wait(PATIENCE)
+
+    pipeline = make_pipeline(compute=compute, encode=encode, num_encode_threads=1)
+    assert [encoded for _, encoded, _ in pipeline.run(windows_of(4, 2))] == [True] * 2
+
+
+def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
+    def windows() -> Iterator[list[int]]:
+        yield from windows_of(8, 3)
+        raise Broken("line 25")
+
+    seen: list[int] = []
+    groups = make_pipeline().run(windows())
+    with pytest.raises(Broken, match="line 25"):
+        seen.extend(line for group, _, _ in groups for line in group)
+    assert seen == [*range(24)]
+    assert list(groups) == []  # it is raised once
+
+
+def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
+    def plan(window: Sequence[int]) -> list[list[int]]:
+        if window[0] == 8:
+            raise Broken("plan")
+        return plan_longest_first(window)
+
+    seen: list[int] = []
+    groups = make_pipeline(plan=plan).run(windows_of(8))
+    with pytest.raises(Broken, match="plan"):
+        seen.extend(line for group, _, _ in groups for line in group)
+    assert seen == [*range(8)]
+
+
+@pytest.mark.parametrize("num_encode_threads", [0, 2])
+@pytest.mark.parametrize("stage", ["compute", "encode"])
+def test_an_error_of_a_stage_ends_the_run(stage: str, num_encode_threads: int) -> None:
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        if stage == "compute" and 21 in lines:
+            raise Broken(stage)
+        return list(lines)
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> list[int]:
+        if stage == "encode" and 21 in lines:
+            raise Broken(stage)
+        return list(outputs)
+
+    pipeline = make_pipeline(
+        compute=compute, encode=encode, num_encode_threads=num_encode_threads
+    )
+    seen: list[int] = []
+    groups = pipeline.run(windows_of(8, num_windows=1000))
+    with pytest.raises(Broken, match=stage):
+        seen.extend(line for group, _, _ in groups for line in group)
+    # Whole groups from the beginning, none after the error.
+    assert seen == [*range(len(seen))]
+    assert len(seen) <= 20
+    assert list(groups) == []
+
+
+def test_the_first_of_several_errors_is_raised() -> None:
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        raise Broken(f"thread {thread}")
+
+    with pytest.raises(Broken, match=r"thread [0-6]"):
+        list(make_pipeline(compute=compute, num_compute_threads=7).run(windows_of(64)))
+
+
+@pytest.mark.parametrize("num_taken", [0, 1, 5])
+@pytest.mark.parametrize("num_encode_threads", [0, 2])
+def test_a_run_that_is_closed_early_ends(
+    num_taken: int, num_encode_threads: int
+) -> None:
+    num_read = 0
+
+    def windows() -> Iterator[list[int]]:
+        nonlocal num_read
+        for window in windows_of(8, num_windows=10**9):
+            num_read += 1
+            yield window
+
+    groups = make_pipeline(num_encode_threads=num_encode_threads).run(windows())
+    for _ in range(num_taken):
+        next(groups)
+    groups.close()  # type: ignore[attr-defined]
+    # The fixture sees the threads go.
+    assert num_read <= num_taken + 4
+
+
+def test_a_run_that_is_dropped_ends() -> None:
+    groups = make_pipeline().run(windows_of(8, num_windows=10**9))
+    next(groups)
+    del groups
+
+
+def test_an_exception_of_the_consumer_ends_the_run() -> None:
+    def consume() -> None:
+        for _ in make_pipeline().run(windows_of(8, num_windows=10**9)):
+            raise Broken("disk full")
+
+    with pytest.raises(Broken):
+        consume()
+
+
+def test_outputs_are_let_go_when_they_are_encoded() -> None:
+    num_alive = 0
+    most_alive = 0
+    lock = threading.Lock()
+
+    class Vectors:
+        def __init__(self) -> None:
+            nonlocal num_alive, most_alive
+            with lock:
+                num_alive += 1
+                most_alive = max(most_alive, num_alive)
+
+        def __del__(self) -> None:
+            nonlocal num_alive
+            with lock:
+                num_alive -= 1
+
+    pipeline = make_pipeline(
+        compute=lambda thread, lines: [Vectors() for _ in lines],
+        encode=lambda lines, outputs: len(lines),
+    )
+    total = sum(encoded for _, encoded, _ in pipeline.run(windows_of(40, 200)))
+    assert total == 8000
+    # Two windows of 40, and what the two threads and one group hold.
+    assert most_alive <= 2 * 40 + 2 * 3 + 4
