@@ -1,0 +1,219 @@
+"""What a person is told: the counts, the log lines, the summary file."""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import logging
+
+from bert_extract import progress
+from bert_extract.errors import OutputError
+from bert_extract.options import Job, Options
+from bert_extract.progress import Progress, Summary, write_summary_file
+
+
+class LogLines:
+    """What absl's logger was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogLines]:
+    log = LogLines()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)
+
+    def remember(record: Any) -> bool:
+        log.lines.append(f"{record.levelname}: {record.getMessage()}")
+        return False
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(remember)
+    yield log
+    logger.removeFilter(remember)
+    logging.set_verbosity(verbosity)
+
+
+def test_the_summary_says_all_that_was_counted(log: LogLines) -> None:
+    summary = Summary(
+        output_file="out.jsonl",
+        num_lines=1234,
+        num_pairs=56,
+        num_tokens=30_000,
+        num_slots=40_000,
+        num_truncated=7,
+        num_unsplit=8,
+        output_bytes=5_000_000,
+        seconds=2.0,
+        peak_memory_bytes=700 << 20,
+        json_kernel="compiled",
+    )
+    summary.log()
+    assert log.lines == [
+        "INFO: out.jsonl: 1,234 lines (56 pairs, 7 truncated), 30,000 tokens, 2.0 s, "
+        "15,000 tokens/s, padding 25.0 %, 5,000,000 bytes, peak memory 700 MB, "
+        "compiled JSON kernel",
+        "WARNING: 7 lines were longer than --max_seq_length and were truncated",
+        "WARNING: 8 lines hold '|||' and were read as one text: a pair is separated by "
+        "exactly ' ||| ', one space on each side",
+    ]
+
+
+def test_an_empty_run_has_a_summary(log: LogLines) -> None:
+    summary = Summary(output_file="out.jsonl", json_kernel="python")
+    assert (summary.tokens_per_second, summary.padding) == (0.0, 0.0)
+    summary.log()
+    (line,) = log.lines
+    assert line.startswith("INFO: out.jsonl: 0 lines (0 pairs, 0 truncated), 0 tokens")
+
+
+def test_kept_lines_are_told(log: LogLines) -> None:
+    Summary(num_lines=2, resumed_lines=1000).log()
+    assert "2 lines after 1,000 kept ones (0 pairs" in log.text
+
+
+def test_nothing_but_errors_is_said_when_that_was_asked_for(log: LogLines) -> None:
+    logging.set_verbosity(logging.ERROR)
+    Summary(num_truncated=1, num_unsplit=1).log()
+    assert log.lines == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock whose hands the test moves."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_log_that_nobody_watches_gets_a_line_a_minute(
+    log: LogLines, clock: list[float]
+) -> None:
+    summary = Summary()
+    shown = Progress(summary, input_bytes=1000)
+    for second in range(0, 181, 10):
+        clock[0] = 100.0 + second
+        summary.num_lines, summary.num_tokens = second, 50 * second
+        shown.update(second)
+    shown.close()
+    assert log.lines == [
+        "INFO: 60 lines, 50 tokens/s, 16 minutes left",
+        "INFO: 120 lines, 50 tokens/s, 15 minutes left",
+        "INFO: 180 lines, 50 tokens/s, 14 minutes left",
+    ]
+
+
+def test_without_a_size_no_time_is_promised(log: LogLines, clock: list[float]) -> None:
+    shown = Progress(Summary(num_lines=5, num_tokens=600), input_bytes=None)
+    clock[0] += 60
+    shown.update(10)
+    assert log.lines == ["INFO: 5 lines, 10 tokens/s"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("input_bytes", "parts"),
+    [
+        (200, ["50%", "9 lines, 10 tokens/s", "00:10<00:10"]),
+        (None, ["9 lines, 10 tok"]),
+    ],
+)
+def test_a_terminal_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch,
+    log: LogLines,
+    clock: list[float],
+    input_bytes: int | None,
+    parts: list[str],
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    shown = Progress(Summary(num_lines=9, num_tokens=100), input_bytes)
+    clock[0] += 10
+    shown.update(100)
+    shown.close()
+    for part in parts:
+        assert part in terminal.getvalue()
+    assert log.lines == []
+
+
+def test_no_bar_where_only_errors_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, log: LogLines
+) -> None:
+    logging.set_verbosity(logging.ERROR)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    shown = Progress(Summary(), 100)
+    shown.update(50)
+    shown.close()
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("free", "told"), [(9_899, True), (9_900, False), (None, False)]
+)
+def test_an_output_that_will_not_fit_is_told_once(
+    log: LogLines, free: int | None, told: bool
+) -> None:
+    shown = Progress(Summary(output_file="out.jsonl"), input_bytes=1000)
+    shown.estimate_output(9, written=90, free=free)
+    assert log.lines == []  # too early to tell
+    for _ in range(2):
+        shown.estimate_output(10, written=100, free=free)
+    assert len(log.lines) == told
+    if told:
+        assert log.text == (
+            "WARNING: out.jsonl: the output will be about 9,900 bytes longer, and its "
+            "disk has room for 9,899"
+        )
+
+
+def test_an_enormous_output_is_told(log: LogLines) -> None:
+    shown = Progress(Summary(output_file="out.jsonl"), input_bytes=10**9)
+    shown.estimate_output(10**7, written=2 * 10**10, free=None)
+    (line,) = log.lines
+    assert line.startswith(
+        "WARNING: out.jsonl: the output will be about 2,000,000,000,000 bytes; fewer"
+    )
+
+
+def test_the_summary_file_tells_what_ran(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    options = Options(vocab_file="v", bert_config_file="b", init_checkpoint="i")
+    job = Job(input_file="i", output_file="o", summary_file=str(path))
+    summary = Summary("o", num_lines=3, num_tokens=10, num_slots=16, seconds=4.0)
+    write_summary_file(options, job, [summary], ValueError("broken"))
+    story = json.loads(path.read_bytes())
+    assert story["options"]["batch_size"] == 32
+    assert story["job"]["input_file"] == "i"
+    assert story["error"] == "broken"
+    assert story["outputs"][0]["num_lines"] == 3
+    assert story["outputs"][0]["tokens_per_second"] == 2.5
+    assert story["outputs"][0]["padding"] == 0.375
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_summary_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "summary.json"
+    job = Job(input_file="i", output_file="o", summary_file=str(path))
+    with pytest.raises(OutputError, match=f"{path}: cannot write the summary: No such"):
+        write_summary_file(Options(), job, [], None)
+
+
+def test_a_minute_is_what_the_log_waits() -> None:
+    assert progress._LOG_SECONDS == 60.0
