@@ -15,12 +15,15 @@ from absl import flags, logging
 
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.options import Job, Options, help_of
+from bert_extract.progress import Summary, summarizing
 from bert_extract.version import __version__
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # What a shell reports of a command that SIGPIPE ended.
 EXIT_CLOSED_PIPE = 141
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _USAGE = """\
 Writes per-token BERT vectors of text lines to JSONL.
@@ -161,37 +164,56 @@ def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:
 
 
 def _run(options: Options, job: Job) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    _Stopped.last = None
+    for number in _STOP_SIGNALS:
+        # A shell without job control starts "command &" with SIGINT ignored, and
+        # nobody may be stopped by what they ignore.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
+    summaries: list[Summary] = []
     try:
-        options.check()
-        job.check()
-        with _silence():
-            # Only now: TensorFlow takes seconds to import, and `--help` none.
-            import tensorflow_text  # noqa: F401 - imported here for its chatter
-
-            from bert_extract.extractor import FeatureExtractor
-
-        summaries = FeatureExtractor(options).run_job(job)
+        with summarizing(options, job) as summaries:
+            _run_job(options, job, summaries)
     except OptionsError as error:
         return _complain(str(error), EXIT_USAGE)
     except BertExtractError as error:
-        return _complain(str(error), EXIT_FAILED)
+        _complain(str(error), EXIT_FAILED)
+        _say_how_to_go_on(summaries)
+        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_CLOSED_PIPE
     except _Stopped as stopped:
-        return _die_of(stopped.number, job)
+        return _die_of(stopped.number, summaries)
     failed = [summary for summary in summaries if summary.error]
     if failed:
         names = ", ".join(summary.output_file for summary in failed)
-        return _complain(
+        _complain(
             f"{len(failed)} of {len(summaries)} outputs failed: {names}", EXIT_FAILED
         )
+        _say_how_to_go_on(failed)
+        return EXIT_FAILED
     return 0
+
+
+def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
+    options.check()
+    job.check()
+    with _silence():
+        # Only now: TensorFlow takes seconds to import, and `--help` none.
+        import tensorflow_text  # noqa: F401 - imported here for its chatter
+
+        from bert_extract.engine import Engine
+        from bert_extract.jobs import run_job
+
+    if _Stopped.last is not None:  # some library's import caught it
+        raise _Stopped.last
+    run_job(Engine(options), job, summaries)
 
 
 class _Stopped(BaseException):
     """A signal asked for the end. Not an Exception: nobody else may catch it."""
+
+    last: "_Stopped | None" = None
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -200,20 +222,31 @@ class _Stopped(BaseException):
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """The first signal ends the run in order, a second one at once."""
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_DFL)
-    raise _Stopped(number)
+    for other in _STOP_SIGNALS:
+        if signal.getsignal(other) != signal.SIG_IGN:
+            signal.signal(other, signal.SIG_DFL)
+    _Stopped.last = _Stopped(number)
+    raise _Stopped.last
 
 
-def _die_of(number: int, job: Job) -> int:
+def _die_of(number: int, summaries: Sequence[Summary]) -> int:
     """Ends as the signal would have, so that shells and schedulers see which it was."""
-    logging.error(
-        "%s: what is done is kept; the same command with --resume goes on",
-        signal.Signals(number).name,
-    )
-    logging.flush()
+    _complain(f"stopped by {signal.Signals(number).name}", 128 + number)
+    _say_how_to_go_on(summaries)
+    sys.stderr.flush()
     os.kill(os.getpid(), number)
     return 128 + number
+
+
+def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
+    for summary in summaries:
+        if summary.resumable_lines:
+            print(
+                f"bert-extract: {summary.output_file}.partial holds "
+                f"{summary.resumable_lines:,} lines; the same command with --resume "
+                "goes on after them",
+                file=sys.stderr,
+            )
 
 
 def _complain(message: str, exit_code: int) -> int:

@@ -73,14 +73,14 @@ class Engine:
     """
 
     def __init__(self, options: Options) -> None:
-        """Loads vocab, config and weights.
+        """Reads vocab and config, and finds the devices; `load` does the rest.
 
         Args:
           options: what the vectors are.
 
         Raises:
-          BertExtractError: an option, the vocab, the config or the checkpoint cannot
-            work; the message names it.
+          BertExtractError: an option, the vocab or the config cannot work; the
+            message names it.
         """
         options.check()
         self.options = options
@@ -102,15 +102,25 @@ class Engine:
             devices.warn_of_unusable_gpu()
         self._log_vocab(vocab)
         devices.check_precision(self.options.precision, self._devices)
+        self._vocab = vocab
+        self._graphs: list[Callable[..., list[tf.Tensor]]] = []
+
+    def load(self) -> None:
+        """Loads the weights, unless they are loaded already.
+
+        Raises:
+          BertExtractError: the vocab or the checkpoint cannot work.
+        """
+        if self._graphs:
+            return
         num_layers = num_layers_needed(self.indexes, self.config.num_hidden_layers)
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Both take a while, and each leaves the interpreter to the other.
-            tokenizer = pool.submit(Tokenizer, vocab, self.options.do_lower_case)
+            tokenizer = pool.submit(Tokenizer, self._vocab, self.options.do_lower_case)
             weights = load_weights(
                 self.options.init_checkpoint, self.config, num_layers
             )
             self._tokenizer = tokenizer.result()
-        self._vocab = vocab
         self._log_weights(weights)
         self._graphs = [self._make_graph(weights, device) for device in self._devices]
 

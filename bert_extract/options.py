@@ -114,7 +114,8 @@ class Job:
     output_dir: str = _knob(
         "",
         "Instead of --output_file: the folder that gets one output for each input "
-        "file, x.jsonl for x.txt, with line numbers from 0 in each.",
+        "file, x.jsonl for x.txt, with line numbers from 0 in each. It is made if it "
+        "is not there.",
     )
     errors: str = _knob(
         "strict",

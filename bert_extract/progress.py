@@ -1,12 +1,14 @@
 """What is told while a job runs, and the Summary at its end."""
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +21,10 @@ from bert_extract.version import __version__
 
 # Between two lines of a log that nobody watches, in seconds.
 _LOG_SECONDS = 60.0
-# The output's size is estimated when so much of the input is done, or so many bytes.
+# The output's size is estimated when so much of the input is done, or so many bytes
+# are written: from fewer lines it would be a guess.
 _ESTIMATE_AT_SHARE = 0.01
+_ESTIMATE_AT_LINES = 128
 _ESTIMATE_AT_BYTES = 64 << 20
 _TERABYTE = 10**12
 
@@ -37,6 +41,7 @@ class Summary:
     num_truncated: int = 0  # lines of which wordpieces were left out
     num_unsplit: int = 0  # lines that hold "|||" and are one text
     resumed_lines: int = 0  # kept from an earlier run
+    resumable_lines: int = 0  # left in OUTPUT.partial by this one, which failed
     output_bytes: int = 0  # kept ones included
     seconds: float = 0.0  # from the first line read to the output in its place
     peak_memory_bytes: int = 0
@@ -96,36 +101,81 @@ class Summary:
             )
 
 
-def write_summary_file(
+@contextlib.contextmanager
+def summarizing(options: Options, job: Job) -> Iterator[list[Summary]]:
+    """Writes `--summary_file` at the end, whatever the end is.
+
+    Yields:
+      A list that gets the summaries of the outputs.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    if job.summary_file:
+        _check_summary_file(job.summary_file)
+    summaries: list[Summary] = []
+    try:
+        yield summaries
+    except BaseException as error:
+        if job.summary_file:
+            try:
+                _write_summary_file(options, job, summaries, error)
+            except OutputError as failure:
+                logging.error("%s", failure)  # what came first is more important
+        raise
+    if job.summary_file:
+        _write_summary_file(options, job, summaries, None)
+
+
+def _check_summary_file(summary_file: str) -> None:
+    """Finds out now, not after nine hours, that it could not be written."""
+    folder = os.path.dirname(os.path.realpath(summary_file))
+    if not os.path.isdir(folder) or os.path.isdir(summary_file):
+        raise OutputError(
+            f"--summary_file: {summary_file}: expected a file in a folder that is there"
+        )
+
+
+def _write_summary_file(
     options: Options,
     job: Job,
     summaries: Sequence[Summary],
     error: BaseException | None,
 ) -> None:
-    """Writes `--summary_file`: what ran, what came out, and what it failed with.
-
-    Raises:
-      OutputError: the file cannot be written.
-    """
-    assert job.summary_file
     story = {
         "bert_extract": __version__,
+        "tensorflow": _installed_version("tensorflow"),
         "python": platform.python_version(),
+        "host": platform.node(),
         "options": dataclasses.asdict(options),
         "job": dataclasses.asdict(job),
         "error": None if error is None else str(error) or type(error).__name__,
         "outputs": [summary.as_dict() for summary in summaries],
     }
-    temporary = job.summary_file + ".tmp"
+    path = os.path.realpath(job.summary_file)
+    # What is not a regular file (/dev/stderr) is never renamed over.
+    is_special = os.path.exists(path) and not os.path.isfile(path)
+    temporary = path if is_special else path + ".tmp"
     try:
         with open(temporary, "w", encoding="utf-8") as writer:
             json.dump(story, writer, indent=1)
             writer.write("\n")
-        os.replace(temporary, job.summary_file)
+        if not is_special:
+            os.replace(temporary, path)
     except OSError as failure:
+        if not is_special:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         raise OutputError(
             f"{job.summary_file}: cannot write the summary: {failure.strerror}"
         ) from failure
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # TensorFlow is also built under other names
 
 
 class Progress:
@@ -178,36 +228,38 @@ class Progress:
         return f", {max(left, 0) / 60:.0f} minutes left"
 
     def estimate_output(
-        self, num_bytes_read: int, written: int, free: int | None
+        self, num_lines: int, num_bytes_read: int, num_bytes: int, free: int | None
     ) -> None:
         """Warns once if the output will not fit, or will be enormous.
 
         Args:
-          num_bytes_read: bytes of the input that were written out.
-          written: bytes of the output that this run wrote for them.
+          num_lines: lines of the output so far.
+          num_bytes_read: bytes of the input that these lines take.
+          num_bytes: bytes of the output so far.
           free: room on the output's disk; None if nobody knows.
         """
         if self._has_estimated or not self._input_bytes or not num_bytes_read:
             return
         share = num_bytes_read / self._input_bytes
-        if share < _ESTIMATE_AT_SHARE and written < _ESTIMATE_AT_BYTES:
+        is_enough = num_lines >= _ESTIMATE_AT_LINES and share >= _ESTIMATE_AT_SHARE
+        if not is_enough and num_bytes < _ESTIMATE_AT_BYTES:
             return
         self._has_estimated = True
-        to_come = int(written / share) - written
-        if free is not None and to_come > free:
+        total = int(num_bytes / min(share, 1.0))
+        if free is not None and total - num_bytes > free:
             logging.warning(
-                "%s: the output will be about %s bytes longer, and its disk has room "
-                "for %s",
+                "%s: the output will be about %s bytes, and its disk has room for %s "
+                "more",
                 self._summary.output_file,
-                f"{to_come:,}",
+                f"{total:,}",
                 f"{free:,}",
             )
-        if to_come + written > _TERABYTE:
+        if total > _TERABYTE:
             logging.warning(
                 "%s: the output will be about %s bytes; fewer --layers or a name that "
                 "ends in .gz make it smaller",
                 self._summary.output_file,
-                f"{to_come + written:,}",
+                f"{total:,}",
             )
 
     def close(self) -> None:

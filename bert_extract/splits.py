@@ -97,13 +97,18 @@ class SplitReader:
         self._errors = errors
         self._num_skipped = num_skipped
         self._num_bytes_done = 0
+        self._num_lines_read = 0
         self._lines: LineReader | None = None
 
-    @property
-    def num_bytes_read(self) -> int:
-        """How much of the input has been read, in bytes on the disk."""
-        current = self._lines.num_bytes_read if self._lines else 0
-        return self._num_bytes_done + current
+    def num_bytes_of(self, num_lines: int) -> int:
+        """How much of the input its first lines take, about, in bytes on the disk.
+
+        Args:
+          num_lines: at most as many as were read, skipped ones included.
+        """
+        current = self._lines
+        num_bytes = self._num_bytes_done + (current.num_bytes_read if current else 0)
+        return num_bytes * num_lines // max(1, self._num_lines_read)
 
     def __iter__(self) -> Iterator[Example]:
         """Yields one `Example` a line.
@@ -117,6 +122,7 @@ class SplitReader:
             unique_id = max(unique_id, split.first_index)
             self._lines = LineReader(split.path, split.start, split.end)
             for line_number, line in enumerate(self._lines, split.first_line + 1):
+                self._num_lines_read += 1
                 if num_to_skip:
                     num_to_skip -= 1
                 else:

@@ -97,8 +97,12 @@ class Writer(Protocol):
         """Makes the output appear."""
         ...
 
-    def suspend(self) -> None:
-        """Ends an unfinished run; what can be gone on with stays."""
+    def suspend(self) -> int:
+        """Ends an unfinished run; what can be gone on with stays.
+
+        Returns:
+          How many records that is; 0 where nothing can be gone on with.
+        """
         ...
 
 
@@ -249,16 +253,17 @@ class _StreamWriter:
             self._stream.flush()
             self._stream.close()
 
-    def suspend(self) -> None:
+    def suspend(self) -> int:
         if isinstance(self._stream, _GFileWriter):
             with _explaining(self._name):
                 self._stream.discard()
-            return
+            return 0
         try:
             self._stream.close()
         except OSError:
             # It failed before, and that is what the run ends with.
             logging.debug("%s: not closed", self._name)
+        return 0
 
 
 # ------------------------------------------------------- a file that appears whole
@@ -287,23 +292,26 @@ class _PartialWriter:
         self._partial = path + ".partial"
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
-        # As it will be read back: a fingerprint is compared after a round trip.
-        self._fingerprint = json.loads(json.dumps(dict(fingerprint)))
+        self._fingerprint = _as_read_back(fingerprint)
         self._num_records = 0
+        self._num_durable = 0  # records
+        # False while a call of write, commit or finish has not returned: if it was
+        # interrupted, the buffer may hold anything.
+        self._is_at_rest = True
         self._descriptor = -1
         self._file: _AppendFile | None = None
-        had_partial = os.path.exists(self._partial)
         with _explaining(self._partial):
             self._lock()
         try:
-            if resume:
-                self._keep(had_partial)
-            else:
-                self._discard_leftover(had_partial)
-            if not self.is_complete:
-                self._start()
+            with _explaining(self._partial, can_resume=True):
+                if resume:
+                    self._keep()
+                else:
+                    self._discard_leftover()
+                if not self.is_complete:
+                    self._start()
         except BaseException:
-            self._abandon(remove=not had_partial)
+            self._abandon()
             raise
 
     # -- opening
@@ -315,7 +323,7 @@ class _PartialWriter:
                 self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
             )
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _flock(descriptor, fcntl.LOCK_EX, self._partial)
             except BlockingIOError:
                 os.close(descriptor)
                 raise self._locked_error() from None
@@ -323,8 +331,25 @@ class _PartialWriter:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(self._partial)):
                     self._descriptor = descriptor
-                    return
+                    break
             os.close(descriptor)
+        if self._is_being_finished():
+            self._abandon()
+            raise self._locked_error()
+
+    def _is_being_finished(self) -> bool:
+        """Whether a run has renamed its file to OUTPUT, but not yet all of it."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False  # there is none, most likely
+        try:
+            _flock(descriptor, fcntl.LOCK_SH, self._path)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _locked_error(self) -> OutputError:
         other = _read_run_file(self._partial_run_file)
@@ -334,16 +359,12 @@ class _PartialWriter:
             "write to another file"
         )
 
-    def _keep(self, had_partial: bool) -> None:
+    def _keep(self) -> None:
         """Finds out what an earlier run left, and goes on after it."""
         left = _read_run_file(self._partial_run_file)
         size = os.fstat(self._descriptor).st_size
-        if size == 0 and self._was_renamed(left):
-            # It died between the two renames.
-            os.replace(self._partial_run_file, self._run_file)
-            left = None
-        if size == 0 and left is None:
-            self._keep_complete()
+        if size == 0:
+            self._keep_nothing(left)
             return
         if left is None:
             raise OutputError(
@@ -351,15 +372,33 @@ class _PartialWriter:
                 f"{self._partial_run_file} is missing or broken. Remove the partial "
                 "file, or run without --resume to start over"
             )
-        self._check_fingerprint(left, self._partial)
-        start, num_records = left.num_bytes, left.num_records
-        if start > size:  # the disk lost what it had confirmed
-            start = num_records = 0
-        whole = _whole_records(
-            self._descriptor, start, size, self._path.endswith(".gz")
-        )
-        self.num_bytes, self.num_records_kept = whole(num_records)
+        _check_fingerprint(left, self._fingerprint, self._partial)
+        self.num_bytes, self.num_records_kept = self._whole_records(left)
         os.ftruncate(self._descriptor, self.num_bytes)
+
+    def _keep_nothing(self, left: _RunFile | None) -> None:
+        """No record is left, but the output may be there already."""
+        if self._was_renamed(left):
+            # It died between the two renames.
+            os.replace(self._partial_run_file, self._run_file)
+        elif left is not None and left.fingerprint == self._fingerprint:
+            return  # this very run was about to replace whatever output there is
+        done = _complete_run(self._path, self._run_file, self._fingerprint)
+        if done is not None:
+            self.num_records_kept, self.num_bytes = done.num_records, done.num_bytes
+            self.is_complete = True
+            self._abandon()
+
+    def _whole_records(self, left: _RunFile | None) -> tuple[int, int]:
+        """The bytes of the partial file that are whole records, and how many."""
+        size = os.fstat(self._descriptor).st_size
+        start = num_records = 0
+        # If not even that is there, the disk lost what it had confirmed.
+        if left is not None and left.num_bytes <= size:
+            start, num_records = left.num_bytes, left.num_records
+        scan = _scan_members if self._path.endswith(".gz") else _scan_lines
+        end, num_found = scan(self._descriptor, start)
+        return end, num_records + num_found
 
     def _was_renamed(self, left: _RunFile | None) -> bool:
         return (
@@ -369,54 +408,15 @@ class _PartialWriter:
             and os.path.getsize(self._path) == left.num_bytes
         )
 
-    def _keep_complete(self) -> None:
-        """Accepts an output that is there already and is what would be written."""
-        if not os.path.exists(self._path):
-            return
-        done = _read_run_file(self._run_file)
-        if done is None:
-            raise OutputError(
-                f"{self._path}: --resume cannot tell how it was made: "
-                f"{self._run_file} is missing or broken. Remove the output, or run "
-                "without --resume to replace it"
-            )
-        self._check_fingerprint(done, self._path)
-        if os.path.getsize(self._path) != done.num_bytes:
-            raise OutputError(
-                f"{self._path}: has {os.path.getsize(self._path):,} bytes and had "
-                f"{done.num_bytes:,} when it was complete, as {self._run_file} says. "
-                "Remove it, or run without --resume to replace it"
-            )
-        self.num_records_kept, self.num_bytes = done.num_records, done.num_bytes
-        self.is_complete = True
-        self._abandon(remove=True)
-
-    def _check_fingerprint(self, found: _RunFile, what: str) -> None:
-        differences = []
-        for key in sorted({*found.fingerprint, *self._fingerprint}):
-            was, now = found.fingerprint.get(key), self._fingerprint.get(key)
-            if was != now:
-                differences.append(f"  {key}: was {was!r}, is now {now!r}")
-        if differences:
-            raise OutputError(
-                f"{what}: --resume cannot go on, it was made by a different run:\n"
-                + "\n".join(differences)
-                + "\nGive the command that made it, remove it, or run without "
-                "--resume to start over"
-            )
-
-    def _discard_leftover(self, had_partial: bool) -> None:
-        size = os.fstat(self._descriptor).st_size
-        if had_partial and size:
-            whole = _whole_records(
-                self._descriptor, 0, size, self._path.endswith(".gz")
-            )
-            _, num_records = whole(0)
+    def _discard_leftover(self) -> None:
+        if os.fstat(self._descriptor).st_size:
+            left = _read_run_file(self._partial_run_file)
+            _, num_records = self._whole_records(left)
             logging.warning(
-                "%s: discarding what a run left that was stopped, %d lines; with "
+                "%s: discarding what a run left that was stopped, %s lines; with "
                 "--resume it would have gone on after them",
                 self._partial,
-                num_records,
+                f"{num_records:,}",
             )
         os.ftruncate(self._descriptor, 0)
 
@@ -429,28 +429,27 @@ class _PartialWriter:
 
     def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
         assert self._file is not None
+        self._is_at_rest = False
         num_bytes = sum(len(buffer) for buffer in buffers)
         with _explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
             for buffer in buffers:
                 self._file.append(buffer)
         self.num_bytes += num_bytes
         self._num_records += num_records
+        self._is_at_rest = True
 
     def commit(self) -> None:
         assert self._file is not None
+        self._is_at_rest = False
         with _explaining(self._partial, self.num_bytes, can_resume=True):
-            self._file.flush()
-            crash_point("flush")
-            os.fsync(self._descriptor)
-            self._write_run_file(is_complete=False)
+            self._make_durable(is_complete=False)
+        self._is_at_rest = True
 
     def finish(self) -> None:
         assert self._file is not None
+        self._is_at_rest = False
         with _explaining(self._path, self.num_bytes, can_resume=True):
-            self._file.flush()
-            crash_point("flush")
-            os.fsync(self._descriptor)
-            self._write_run_file(is_complete=True)
+            self._make_durable(is_complete=True)
             crash_point("rename")
             os.replace(self._partial, self._path)
             crash_point("rename")
@@ -458,23 +457,37 @@ class _PartialWriter:
             _sync_folder(self._path)
             os.close(self._descriptor)
 
-    def suspend(self) -> None:
-        if self._file is None:
-            return
-        try:
-            self.commit()
-        except OutputError as error:
-            # A full disk, most likely the very reason for the end. What is durable
-            # stays, and the reader of the partial file finds where it ends.
-            logging.debug("%s", error)
-        self._abandon(remove=self._num_records == 0)
+    def _make_durable(self, is_complete: bool) -> None:
+        assert self._file is not None
+        self._file.flush()
+        crash_point("flush")
+        os.fsync(self._descriptor)
+        self._write_run_file(is_complete)
 
-    def _abandon(self, remove: bool) -> None:
+    def suspend(self) -> int:
+        # After a call that failed or was interrupted, what was durable before it is
+        # left as it is; the next run finds the whole records behind it.
+        if self._is_at_rest:
+            try:
+                self.commit()
+            except OutputError as error:
+                logging.debug("%s", error)
+        num_records = self._num_durable
+        left = _read_run_file(self._partial_run_file)
+        if left is not None:
+            with contextlib.suppress(OSError):
+                _, num_records = self._whole_records(left)
+        self._abandon()
+        return num_records
+
+    def _abandon(self) -> None:
         """Lets go of the lock, and of the partial file if it holds nothing."""
-        if remove:
-            for path in (self._partial, self._partial_run_file):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        with contextlib.suppress(OSError):
+            status = os.fstat(self._descriptor)
+            is_ours = os.path.samestat(status, os.stat(self._partial))
+            if is_ours and status.st_size == 0:
+                os.unlink(self._partial)
+                os.unlink(self._partial_run_file)
         os.close(self._descriptor)
 
     def _write_run_file(self, is_complete: bool) -> None:
@@ -488,11 +501,99 @@ class _PartialWriter:
         )
         text = json.dumps(asdict(run_file), indent=1) + "\n"
         temporary = self._partial_run_file + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as writer:
-            writer.write(text)
-            writer.flush()
-            os.fsync(writer.fileno())
-        os.replace(temporary, self._partial_run_file)
+        try:
+            with open(temporary, "w", encoding="utf-8") as writer:
+                writer.write(text)
+                writer.flush()
+                os.fsync(writer.fileno())
+            os.replace(temporary, self._partial_run_file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._num_durable = self._num_records
+
+
+def find_complete(output_file: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
+    """Finds an output that is there already, without opening anything for writing.
+
+    Returns:
+      Its records and bytes; None if something has to be done, or to be said, which
+      `open_writer` does.
+    """
+    if is_remote(output_file) or output_file in _OWN_DESCRIPTORS:
+        return None
+    path = os.path.realpath(output_file)
+    if not os.path.isfile(path) or os.path.exists(path + ".partial.run.json"):
+        return None
+    try:
+        done = _complete_run(path, path + ".run.json", _as_read_back(fingerprint))
+    except OutputError:
+        return None
+    return None if done is None else (done.num_records, done.num_bytes)
+
+
+def _complete_run(
+    path: str, run_file: str, fingerprint: dict[str, Any]
+) -> _RunFile | None:
+    """What made the output that is there; None if there is none.
+
+    Raises:
+      OutputError: nobody knows how it was made, or it was made in another way.
+    """
+    if not os.path.exists(path):
+        return None
+    done = _read_run_file(run_file)
+    if done is None or not done.is_complete:
+        raise OutputError(
+            f"{path}: --resume cannot tell how it was made: {run_file} is missing or "
+            "broken. Remove the output, or run without --resume to replace it"
+        )
+    _check_fingerprint(done, fingerprint, path)
+    size = os.path.getsize(path)
+    if size != done.num_bytes:
+        raise OutputError(
+            f"{path}: has {size:,} bytes and had {done.num_bytes:,} when it was "
+            f"complete, as {run_file} says. Remove it, or run without --resume to "
+            "replace it"
+        )
+    return done
+
+
+def _check_fingerprint(found: _RunFile, fingerprint: dict[str, Any], path: str) -> None:
+    differences = []
+    for key in sorted({*found.fingerprint, *fingerprint}):
+        was, now = found.fingerprint.get(key), fingerprint.get(key)
+        if was != now:
+            differences.append(f"  {key}: was {was!r}, is now {now!r}")
+    if differences:
+        raise OutputError(
+            f"{path}: --resume cannot go on, it was made by a different run:\n"
+            + "\n".join(differences)
+            + "\nGive the command that made it, remove it, or run without --resume to "
+            "start over"
+        )
+
+
+def _as_read_back(fingerprint: Fingerprint) -> dict[str, Any]:
+    """The fingerprint as JSON gives it back: with lists for tuples."""
+    read_back: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
+    return read_back
+
+
+def _flock(descriptor: int, operation: int, path: str) -> None:
+    """Takes a lock at once, or raises BlockingIOError."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        # Some network file systems are mounted without locks.
+        logging.warning(
+            "%s: cannot lock it (%s): nothing keeps a second run from writing it too",
+            path,
+            error.strerror,
+        )
 
 
 def _read_run_file(path: str) -> _RunFile | None:
@@ -512,65 +613,54 @@ def _sync_folder(path: str) -> None:
     descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems sync no folders
+            raise
     finally:
         os.close(descriptor)
 
 
-class _whole_records:
-    """Finds how much of a partial file is whole records.
+# Records may be cut anywhere when a process dies, and after a power failure the blocks
+# behind the last durable one may hold anything.
 
-    Records may be cut anywhere when a process dies, and after a power failure the
-    blocks behind the last durable one may hold anything.
-    """
 
-    def __init__(self, descriptor: int, start: int, size: int, is_gzip: bool) -> None:
-        self._descriptor = descriptor
-        self._start = start
-        self._size = size
-        self._is_gzip = is_gzip
+def _scan_lines(descriptor: int, start: int) -> tuple[int, int]:
+    """Finds where the last whole line ends, and how many there are from `start` on."""
+    end, num_lines, rest = start, 0, b""
+    while True:
+        block = os.pread(descriptor, _BUFFER_SIZE, end + len(rest))
+        rest += block
+        whole = rest.rfind(b"\n") + 1
+        hole = rest.find(b"\0", 0, whole)  # JSON has no NUL
+        if hole >= 0:
+            whole = rest.rfind(b"\n", 0, hole) + 1
+        num_lines += rest.count(b"\n", 0, whole)
+        end += whole
+        rest = rest[whole:]
+        if hole >= 0 or not block:
+            return end, num_lines
 
-    def __call__(self, num_records: int) -> tuple[int, int]:
-        """Goes on from `start`, where `num_records` were.
 
-        Returns:
-          The offset of the last whole record's end, and how many there are.
-        """
-        count = self._count_members if self._is_gzip else self._count_lines
-        return count(num_records)
-
-    def _count_lines(self, num_records: int) -> tuple[int, int]:
-        end, rest = self._start, b""
-        while True:
-            block = os.pread(self._descriptor, _BUFFER_SIZE, end + len(rest))
-            rest += block
-            whole = rest.rfind(b"\n") + 1
-            hole = rest.find(b"\0", 0, whole)  # JSON has no NUL
-            if hole >= 0:
-                whole = rest.rfind(b"\n", 0, hole) + 1
-            num_records += rest.count(b"\n", 0, whole)
-            end += whole
-            rest = rest[whole:]
-            if hole >= 0 or not block:
-                return end, num_records
-
-    def _count_members(self, num_records: int) -> tuple[int, int]:
-        end = position = self._start
-        decompressor, num_lines = zlib.decompressobj(31), 0
+def _scan_members(descriptor: int, start: int) -> tuple[int, int]:
+    """The same for gzip: the last whole member, and the lines that they hold."""
+    end = position = start
+    num_lines = num_lines_in_member = 0
+    decompressor = zlib.decompressobj(31)
+    rest = b""
+    while block := rest or os.pread(descriptor, _BUFFER_SIZE, position):
+        if not rest:
+            position += len(block)
+        try:
+            num_lines_in_member += decompressor.decompress(block).count(b"\n")
+        except zlib.error:
+            break
         rest = b""
-        while block := rest or os.pread(self._descriptor, _BUFFER_SIZE, position):
-            if not rest:
-                position += len(block)
-            try:
-                num_lines += decompressor.decompress(block).count(b"\n")
-            except zlib.error:
-                break
-            rest = b""
-            if decompressor.eof:
-                rest = decompressor.unused_data
-                end = position - len(rest)
-                num_records += num_lines
-                decompressor, num_lines = zlib.decompressobj(31), 0
-        return end, num_records
+        if decompressor.eof:
+            rest = decompressor.unused_data
+            end = position - len(rest)
+            num_lines += num_lines_in_member
+            decompressor, num_lines_in_member = zlib.decompressobj(31), 0
+    return end, num_lines
 
 
 class _AppendFile:

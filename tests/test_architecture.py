@@ -17,7 +17,7 @@ ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
     *("unicode14", "tokenization", "features", "batching", "config", "modeling"),
     *("checkpoint", "records", "writers", "pipeline", "devices", "progress", "engine"),
-    *("extractor", "cli", "__main__"),
+    *("jobs", "extractor", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.

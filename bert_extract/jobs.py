@@ -1,0 +1,288 @@
+"""Job -> output files: every one whole, resumable, or with its error in a Summary."""
+
+import contextlib
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from bert_extract import devices
+from bert_extract.checkpoint import resolve_checkpoint
+from bert_extract.engine import Engine
+from bert_extract.errors import (
+    CheckpointError,
+    InputError,
+    NotFiniteError,
+    OptionsError,
+    OutputError,
+)
+from bert_extract.examples import STDIN, Example, expand_input_files, is_remote
+from bert_extract.options import Job, parse_shard
+from bert_extract.progress import Progress, Summary
+from bert_extract.records import JsonFormatter
+from bert_extract.splits import Split, SplitReader, input_size, plan_splits
+from bert_extract.version import __version__
+from bert_extract.writers import (
+    Writer,
+    encoder_for,
+    find_complete,
+    free_bytes,
+    open_writer,
+    peak_memory_bytes,
+)
+
+# `--verbosity=1` shows so many examples, as the original did.
+_NUM_SHOWN = 5
+_BLOCK_SIZE = 1 << 20
+
+
+def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
+    """Does a job: one output, or with `output_dir` one for each input file.
+
+    With `output_dir` a file that fails does not stop the others: its summary has the
+    error.
+
+    Args:
+      engine: its weights are loaded as soon as there is a line to compute.
+      job: what to read and where to write.
+      summaries: gets a `Summary` for each output, before it is begun.
+
+    Raises:
+      BertExtractError: the job cannot be done, or its only output failed.
+    """
+    job.check()
+    input_files = expand_input_files(job.input_file)
+    _check_files(job, input_files)
+    if not job.output_dir:
+        _do_output(engine, job, input_files, job.output_file, summaries)
+        return
+    output_files = outputs_in(job.output_dir, input_files)
+    _make_folder(job.output_dir)
+    for input_name, output_name in zip(input_files, output_files, strict=True):
+        try:
+            _do_output(engine, job, [input_name], output_name, summaries)
+        except (InputError, OutputError, NotFiniteError) as error:
+            logging.error("%s", error)
+
+
+def outputs_in(output_dir: str, input_files: Sequence[str]) -> list[str]:
+    """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
+
+    Raises:
+      OptionsError: two inputs would have one output.
+    """
+    input_of: dict[str, str] = {}
+    for path in input_files:
+        stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
+        output_file = os.path.join(output_dir, stem + ".jsonl")
+        if output_file in input_of:
+            raise OptionsError(
+                f"--output_dir: {input_of[output_file]} and {path} would both be "
+                f"written to {output_file}; rename one of them, or run them apart"
+            )
+        input_of[output_file] = path
+    return list(input_of)
+
+
+def _make_folder(output_dir: str) -> None:
+    if is_remote(output_dir):
+        return  # object stores have none
+    try:
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"--output_dir: {output_dir}: cannot make this folder: {error.strerror}"
+        ) from error
+
+
+def _check_files(job: Job, input_files: Sequence[str]) -> None:
+    """Refuses what only a file that lies still can give: parts, and a second look."""
+    for path in input_files:
+        if is_remote(path) or os.path.isfile(path) or os.path.isdir(path):
+            continue
+        if job.resume:
+            raise OptionsError(
+                f"--resume: {path} is not a regular file: what was read from it before "
+                "cannot be skipped; run without it, or give a file"
+            )
+        if job.shard:
+            raise OptionsError(
+                f"--shard: {path} is not a regular file and cannot be cut into parts; "
+                "give a file"
+            )
+
+
+# ------------------------------------------------------------------- one output
+
+
+def _do_output(
+    engine: Engine,
+    job: Job,
+    input_files: Sequence[str],
+    output_file: str,
+    summaries: list[Summary],
+) -> None:
+    formatter = JsonFormatter(engine.indexes)
+    summary = Summary(
+        output_file=output_file,
+        device=engine.device,
+        precision=engine.options.precision,
+        num_threads=engine.num_threads,
+        json_kernel=formatter.kernel,
+    )
+    summaries.append(summary)
+    with _recording(summary):
+        splits = plan_splits(input_files, parse_shard(job.shard))
+        summary.fingerprint = _fingerprint(engine, job, input_files, output_file)
+        if job.resume and _is_complete(summary):
+            return
+        engine.load()
+        start = time.monotonic()
+        try:
+            writer = open_writer(output_file, summary.fingerprint, job.resume)
+            _write(engine, job, splits, writer, formatter, summary)
+        finally:
+            summary.seconds = time.monotonic() - start
+    summary.log()
+
+
+@contextlib.contextmanager
+def _recording(summary: Summary) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        summary.error = str(error) or type(error).__name__
+        raise
+    finally:
+        summary.peak_memory_bytes = peak_memory_bytes()
+
+
+def _is_complete(summary: Summary) -> bool:
+    found = find_complete(summary.output_file, summary.fingerprint)
+    if found is None:
+        return False
+    summary.resumed_lines, summary.output_bytes = found
+    logging.info(
+        "%s: is complete, %s lines; nothing to do",
+        summary.output_file,
+        f"{summary.resumed_lines:,}",
+    )
+    return True
+
+
+def _write(
+    engine: Engine,
+    job: Job,
+    splits: Sequence[Split],
+    writer: Writer,
+    formatter: JsonFormatter,
+    summary: Summary,
+) -> None:
+    """Computes what the writer does not have yet."""
+    summary.resumed_lines = writer.num_records_kept
+    summary.output_bytes = writer.num_bytes
+    if writer.is_complete:
+        return
+    encode = encoder_for(summary.output_file, formatter)
+    progress: Progress | None = None
+    try:
+        reader = SplitReader(splits, job.errors, writer.num_records_kept)
+        progress = Progress(summary, input_size(splits))
+        examples = _shown(engine, reader)
+        for lines, buffers, is_end in engine.run(examples, encode, summary):
+            writer.write(buffers, len(lines))
+            if is_end:
+                writer.commit()
+            num_lines = summary.resumed_lines + summary.num_lines
+            progress.update(reader.num_bytes_of(num_lines))
+            progress.estimate_output(
+                num_lines,
+                reader.num_bytes_of(num_lines),
+                writer.num_bytes,
+                free_bytes(summary.output_file),
+            )
+        writer.finish()
+    except BaseException:
+        num_kept = writer.suspend()
+        # What was read from a pipe is gone, so there is nothing to go on with.
+        can_resume = job.input_file != STDIN and all(
+            is_remote(split.path) or os.path.isfile(split.path) for split in splits
+        )
+        summary.resumable_lines = num_kept if can_resume else 0
+        raise
+    finally:
+        summary.output_bytes = writer.num_bytes
+        if progress is not None:
+            progress.close()
+
+
+def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
+    """Logs the first examples, for whoever asked for it."""
+    for number, example in enumerate(examples):
+        if number < _NUM_SHOWN and logging.level_debug():
+            engine.log_example(example)
+        yield example
+
+
+# ------------------------------------------------------------------ fingerprint
+
+
+def _fingerprint(
+    engine: Engine, job: Job, input_files: Sequence[str], output_file: str
+) -> dict[str, Any]:
+    """Everything that the bytes of the output depend on."""
+    options = engine.options
+    index_file = resolve_checkpoint(options.init_checkpoint) + ".index"
+    fingerprint: dict[str, Any] = {
+        # The index holds a checksum of every tensor.
+        "checkpoint_sha256": _sha256(index_file),
+        "vocab_sha256": _sha256(options.vocab_file),
+        "bert_config_sha256": _sha256(options.bert_config_file),
+        "do_lower_case": options.do_lower_case,
+        "layers": list(engine.indexes),
+        "max_seq_length": options.max_seq_length,
+        "precision": options.precision,
+        "errors": job.errors,
+        "shard": job.shard,
+        "input": [_stamp(path) for path in input_files],
+        "bert_extract": __version__,
+        "tensorflow": tf.__version__,
+        "device": engine.device_kind,
+        "instruction_set": devices.instruction_set(),
+    }
+    if output_file.endswith(".gz"):
+        fingerprint["zlib"] = zlib.ZLIB_RUNTIME_VERSION
+    return fingerprint
+
+
+def _stamp(path: str) -> list[Any]:
+    """What tells whether an input is still the same."""
+    if path == STDIN:
+        return [path]
+    if is_remote(path):
+        try:
+            status = tf.io.gfile.stat(path)
+        except tf.errors.OpError as error:
+            raise InputError(f"{path}: cannot read it: {error.message}") from error
+        return [path, status.length, status.mtime_nsec]
+    try:
+        local = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read it: {error.strerror}") from error
+    return [os.path.abspath(path), local.st_size, local.st_mtime_ns]
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        with tf.io.gfile.GFile(path, "rb") as reader:
+            while block := reader.read(_BLOCK_SIZE):
+                digest.update(block)
+    except tf.errors.OpError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.message}") from error
+    return digest.hexdigest()
