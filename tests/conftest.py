@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from make_checkpoints import write_minilm_tf1
 
+from bert_extract.devices import set_up_tensorflow
+
 GOLDEN_DIR = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow_as_in_the_command() -> None:
+    """TensorFlow takes its threads once a process, before whatever else it does."""
+    set_up_tensorflow(num_threads=2)
 
 
 @pytest.fixture(scope="session")

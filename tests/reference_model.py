@@ -80,7 +80,7 @@ class _Model:
         self.activation = ACTIVATIONS[hidden_act]
 
     def variable(self, name: str) -> Array:
-        return self.weights[name].astype(np.float64)
+        return np.asarray(self.weights[name], np.float64)
 
     def dense(self, x: Array, name: str) -> Array:
         return x @ self.variable(f"{name}/kernel") + self.variable(f"{name}/bias")
