@@ -1,0 +1,186 @@
+"""On one CPU a line's record depends on the line alone: not on a bit of anything else.
+
+float32 sums depend on their order, and kernels choose the order by the shape. So this
+holds only because `batching` and `engine` see to it.
+"""
+
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nasty_text import nasty_lines
+from running import options_for, real_lines, write_random_model
+
+from bert_extract import FeatureExtractor, Record
+from bert_extract.records import JsonFormatter
+
+
+def content_of(record: Record) -> bytes:
+    """The bytes of a record, but for its number in the input."""
+    numbered = Record(0, record.tokens, record.indexes, record.layers)
+    return bytes(JsonFormatter(record.indexes).format(numbered))
+
+
+def contents(
+    model_dir: Path, lines: Iterable[str], layers: str = "all,embeddings", **knobs: Any
+) -> list[bytes]:
+    options = options_for(model_dir, layers=layers, **knobs)
+    return [content_of(record) for record in FeatureExtractor(options).extract(lines)]
+
+
+def shuffled(lines: Sequence[str]) -> tuple[list[int], list[str]]:
+    order = list(range(len(lines)))
+    random.Random(3).shuffle(order)
+    return order, [lines[place] for place in order]
+
+
+@pytest.fixture(scope="module")
+def tiny_lines(golden_dir: Path) -> list[str]:
+    golden = (golden_dir / "input.txt").read_bytes().decode().split("\n")[:-1]
+    return golden + list(nasty_lines(seed=1, num_lines=60))
+
+
+@pytest.fixture(scope="module")
+def tiny_contents(tiny_bert: Path, tiny_lines: list[str]) -> list[bytes]:
+    return contents(tiny_bert, tiny_lines)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"batch_size": 1},
+        {"batch_size": 3},
+        {"batch_size": 1000},
+        {"num_threads": 1},
+        {"num_threads": 5},
+        {"batch_size": 2, "num_threads": 3},
+    ],
+    ids=str,
+)
+def test_batch_size_and_threads_change_no_byte(
+    tiny_bert: Path,
+    tiny_lines: list[str],
+    tiny_contents: list[bytes],
+    knobs: dict[str, Any],
+) -> None:
+    assert contents(tiny_bert, tiny_lines, **knobs) == tiny_contents
+
+
+def test_the_order_of_the_lines_changes_no_byte(
+    tiny_bert: Path, tiny_lines: list[str], tiny_contents: list[bytes]
+) -> None:
+    order, lines = shuffled(tiny_lines)
+    assert contents(tiny_bert, lines) == [tiny_contents[place] for place in order]
+
+
+def test_the_other_lines_change_no_byte(
+    tiny_bert: Path, tiny_lines: list[str], tiny_contents: list[bytes]
+) -> None:
+    extractor = FeatureExtractor(options_for(tiny_bert, layers="all,embeddings"))
+    for line, content in zip(tiny_lines, tiny_contents, strict=True):
+        (alone,) = extractor.extract([line])
+        assert content_of(alone) == content
+    for place in (0, 4, 20):
+        copies = extractor.extract([tiny_lines[place]] * 700)
+        assert {content_of(copy) for copy in copies} == {tiny_contents[place]}
+
+
+def test_the_layers_that_are_asked_for_change_no_bit(
+    tiny_bert: Path, tiny_lines: list[str]
+) -> None:
+    """A layer is the same whether or not others are computed above it."""
+    every = FeatureExtractor(options_for(tiny_bert, layers="all")).extract(tiny_lines)
+    second = FeatureExtractor(options_for(tiny_bert, layers="1")).extract(tiny_lines)
+    for record, record_of_one in zip(every, second, strict=True):
+        np.testing.assert_array_equal(record.layers[1], record_of_one.layers[0])
+
+
+def test_a_longer_max_seq_length_changes_no_byte_of_a_short_line(
+    tiny_bert: Path, tiny_lines: list[str]
+) -> None:
+    short = [line for line in tiny_lines if len(line) < 20]
+    assert len(short) > 20
+    assert contents(tiny_bert, short) == contents(tiny_bert, short, max_seq_length=64)
+
+
+def test_real_weights_and_real_lines(minilm_tf1: Path) -> None:
+    english = [line.strip() for line in real_lines()]
+    pairs = [f"{a} ||| {b}" for a, b in itertools.pairwise(english)]
+    lines = english[:100] + pairs[:30] + [" ".join(english[i:]) for i in (20, 80)]
+    knobs: dict[str, Any] = {"layers": "-1,0", "max_seq_length": 128}
+    expected = contents(minilm_tf1, lines, **knobs)
+    order, others = shuffled(lines)
+    found = contents(minilm_tf1, others, batch_size=2, num_threads=3, **knobs)
+    assert found == [expected[place] for place in order]
+
+
+# ------------------------------------------------------------ the rule behind it all
+
+
+def vectors(
+    extractor: FeatureExtractor, lines: Sequence[str]
+) -> list[tuple[bytes, ...]]:
+    """Each line's layers, bit for bit."""
+    return [
+        tuple(layer.tobytes() for layer in record.layers)
+        for record in extractor.extract(lines)
+    ]
+
+
+def check_rows(model_dir: Path, lengths: Iterable[int], max_seq_length: int) -> None:
+    """Lines of one length get the same bits in batches of every number of lines."""
+    extractor = FeatureExtractor(
+        options_for(model_dir, layers="0", max_seq_length=max_seq_length)
+    )
+    rng = random.Random(0)
+    for length in lengths:
+        lines = [
+            " ".join(f"w{rng.randrange(196)}" for _ in range(length - 2))
+            for _ in range(9)
+        ]
+        expected = vectors(extractor, lines)
+        for num_lines in (1, 2, 3, 5, 8):
+            assert vectors(extractor, lines[:num_lines]) == expected[:num_lines], length
+            assert vectors(extractor, lines[-num_lines:]) == expected[-num_lines:]
+        many = vectors(extractor, lines * max(1, 512 // (9 * length)))
+        assert many == expected * (len(many) // 9)
+
+
+SIZES = {128: 2, 256: 4, 512: 8, 768: 12}  # hidden_size: num_attention_heads
+
+
+@pytest.mark.parametrize(("hidden_size", "num_heads"), [(128, 2), (768, 12)])
+def test_published_sizes(tmp_path: Path, hidden_size: int, num_heads: int) -> None:
+    model_dir = one_layer_model(tmp_path, hidden_size, num_heads)
+    check_rows(model_dir, (2, 3, 4, 5, 7, 8, 16, 17, 31, 51, 101), 128)
+
+
+def test_large_products_of_few_rows_sum_in_another_order(tmp_path: Path) -> None:
+    """With a hidden_size of 1024 up to 100 rows do; no batch has so few."""
+    model_dir = one_layer_model(tmp_path, 1024, 16)
+    check_rows(model_dir, (2, 3, 7, 9, 13, 25, 33, 50, 51, 99, 101), 128)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("hidden_size", "num_heads"), [*SIZES.items(), (384, 12), (1024, 16), (1280, 20)]
+)
+def test_every_length_of_every_size(
+    tmp_path: Path, hidden_size: int, num_heads: int
+) -> None:
+    model_dir = one_layer_model(tmp_path, hidden_size, num_heads)
+    check_rows(model_dir, [*range(2, 41), 50, 51, 63, 64, 65, 99, 100, 101, 160], 160)
+
+
+def one_layer_model(directory: Path, hidden_size: int, num_heads: int) -> Path:
+    return write_random_model(
+        directory,
+        hidden_size=hidden_size,
+        num_attention_heads=num_heads,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=1,
+    )
