@@ -7,6 +7,7 @@ One block a record. Each row is a layer: the first values of the vector of [CLS]
 many there are, and the vector's length.
 """
 
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from bert_extract import BertExtractError, Record, read_features
 
 _NUM_VALUES = 3  # shown of a vector
 _TEXT_WIDTH = 34
-_HEADER = f"{'line':>4} {'layer':>10}  {'[CLS]':<27} {'length':>6}  tokens"
+_HEADER = f"{'line':>4} {'layer':>10}  {'first values of [CLS]':<27} {'length':>6}  tokens"
 
 
 def table_rows(record: Record) -> Iterator[str]:
@@ -62,4 +63,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # "| head" ends it quietly
     sys.exit(main(sys.argv))

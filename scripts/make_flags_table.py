@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Writes the table of flags into README.md, from the flags of the command.
+
+    .venv/bin/python scripts/make_flags_table.py
+
+A test holds that the table in README.md is the one that this script writes.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from bert_extract.cli import make_flags
+from bert_extract.options import Job, Options, help_of
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN = "<!-- flags: begin; made by scripts/make_flags_table.py -->\n"
+END = "<!-- flags: end -->\n"
+
+
+def flags_table() -> str:
+    """Makes a row for each flag: its name, its default, what it does."""
+    # absl puts an enum's choices into its help; the dataclasses have the sentence.
+    sentences = {
+        knob.name: help_of(knob)
+        for options_class in (Job, Options)
+        for knob in dataclasses.fields(options_class)
+    }
+    rows = ["| flag | default | what it does |\n", "|---|---|---|\n"]
+    values = make_flags()
+    for name in values:
+        flag = values[name]
+        sentence = sentences.get(name, flag.help).replace("|", "\\|")
+        sentence = re.sub(r"(--[a-z][\w=/]*)", r"`\1`", sentence)
+        rows.append(f"| `--{name}` | {_default(name, flag.default)} | {sentence} |\n")
+    return "".join(rows)
+
+
+def _default(name: str, default: Any) -> str:
+    if default in (None, "") or name in ("help", "version"):
+        return ""
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return f"`{text}`"
+
+
+def with_table(readme: str) -> str:
+    """Puts the table between its marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + flags_table() + END + after
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
