@@ -18,7 +18,7 @@ from bert_extract import BertExtractError, Record, read_features
 
 _NUM_VALUES = 3  # shown of a vector
 _TEXT_WIDTH = 34
-_HEADER = f"{'line':>4} {'layer':>10}  {'first values of [CLS]':<27} {'length':>6}  tokens"
+_HEADER = "line      layer  first values of [CLS]       length  tokens"
 
 
 def table_rows(record: Record) -> Iterator[str]:
