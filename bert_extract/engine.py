@@ -8,7 +8,6 @@
 At most two windows are in flight, so memory does not grow with the corpus.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -35,9 +34,16 @@ from bert_extract.tokenization import Tokenizer, Vocab, case_warning
 # Lines that are tokenized in one call: below 256 the call itself costs more than the
 # work, above some thousands nothing is gained.
 _TOKENIZED_AT_ONCE = 512
-# Token slots of a batch on the CPU: more are no faster (the matrix products have
-# reached their rate at 300 rows) and leave the second-level cache.
-_CPU_SLOTS = 512
+# Characters of them after which a call takes no more: lines can be very long.
+_TOKENIZED_CHARS = 1 << 20
+# Token slots of a batch on the CPU. The matrix products reach their rate at 300 rows
+# in float32 and at 1,000 in bfloat16; and the fewer batches, the fewer shapes that
+# TensorFlow meets for the first time, which costs it some milliseconds each.
+_CPU_SLOTS = 1024
+# A short input is divided so that each thread has some batches of it, but not into
+# batches smaller than this.
+_LEAST_CPU_SLOTS = 128
+_BATCHES_PER_THREAD = 4
 # On a GPU only a large product is fast.
 _GPU_SLOTS = 16384
 # Tensor cores want lengths that are a multiple of it.
@@ -247,21 +253,13 @@ class Engine:
     def _features(
         self, examples: Iterable[Example], summary: Summary
     ) -> Iterator[Features]:
-        iterator = iter(examples)
-        while True:
-            chunk: list[Example] = []
-            failure: BertExtractError | None = None
-            try:
-                for example in itertools.islice(iterator, _TOKENIZED_AT_ONCE):
-                    chunk.append(example)
-            except BertExtractError as error:  # after what came before it
-                failure = error
+        for chunk, failure in _chunks(examples):
             summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
-            yield from to_features(chunk, self._tokenizer, self.options.max_seq_length)
+            lines = to_features(chunk, self._tokenizer, self.options.max_seq_length)
+            del chunk[:]  # long texts are not needed any more
+            yield from lines
             if failure is not None:
                 raise failure
-            if len(chunk) < _TOKENIZED_AT_ONCE:
-                return
 
     def _window_tokens(self) -> int:
         num_outputs = max(1, len(self._distinct_indexes()))
@@ -271,18 +269,21 @@ class Engine:
 
     def _plan(self, window: Sequence[Features], summary: Summary) -> list[list[int]]:
         lengths = [self._padded_length(line) for line in window]
-        is_gpu = self._devices[0].kind == "GPU"
-        max_slots = min(
-            self.options.batch_size * self.options.max_seq_length,
-            _GPU_SLOTS if is_gpu else _CPU_SLOTS,
-        )
-        batches = batching.plan_batches(lengths, max_slots)
+        batches = batching.plan_batches(lengths, self._max_slots(sum(lengths)))
         summary.num_slots += sum(
             batching.num_rows(len(places), lengths[places[0]], self._min_slots())
             * lengths[places[0]]
             for places in batches
         )
         return batches
+
+    def _max_slots(self, window_slots: int) -> int:
+        """The most token slots of one batch of a window that has so many."""
+        allowed = self.options.batch_size * self.options.max_seq_length
+        if self._devices[0].kind == "GPU":
+            return min(allowed, _GPU_SLOTS)
+        share = window_slots // (_BATCHES_PER_THREAD * self.num_threads)
+        return min(allowed, _CPU_SLOTS, max(share, _LEAST_CPU_SLOTS))
 
     def _padded_length(self, line: Features) -> int:
         multiple = _GPU_LENGTH_MULTIPLE if self._devices[0].kind == "GPU" else 1
@@ -320,6 +321,26 @@ class Engine:
             indexes=self.indexes,
             layers=tuple(layer_of[self._layer_number(i)] for i in self.indexes),
         )
+
+
+def _chunks(
+    examples: Iterable[Example],
+) -> Iterator[tuple[list[Example], BertExtractError | None]]:
+    """Yields what is tokenized at once, and the error that came after it, if any."""
+    chunk: list[Example] = []
+    num_chars = 0
+    try:
+        for example in examples:
+            chunk.append(example)
+            num_chars += len(example.text_a) + len(example.text_b or "")
+            del example
+            if len(chunk) == _TOKENIZED_AT_ONCE or num_chars >= _TOKENIZED_CHARS:
+                yield chunk, None
+                chunk, num_chars = [], 0
+    except BertExtractError as error:
+        yield chunk, error
+        return
+    yield chunk, None
 
 
 def _check_length(options: Options, config: BertConfig) -> None:
