@@ -213,7 +213,9 @@ class LineReader:
                 with gzip.open(raw, "rb") as unzipped:
                     for line in unzipped:
                         self.num_bytes_read = raw.tell()
-                        yield line.removesuffix(b"\n")
+                        lines = [line.removesuffix(b"\n")]
+                        del line
+                        yield lines.pop()
                 return
             position = 0
             if self._start:
@@ -225,7 +227,10 @@ class LineReader:
                     return
                 position += len(line)
                 self.num_bytes_read = position - self._start
-                yield line.removesuffix(b"\n")
+                # Not kept here while the caller works on it: it may be long.
+                lines = [line.removesuffix(b"\n")]
+                del line
+                yield lines.pop()
 
 
 def decode_line(line: bytes, errors: str, path: str, line_number: int) -> str:

@@ -121,13 +121,19 @@ class SplitReader:
         for split in self._splits:
             unique_id = max(unique_id, split.first_index)
             self._lines = LineReader(split.path, split.start, split.end)
-            for line_number, line in enumerate(self._lines, split.first_line + 1):
+            line_number = split.first_line
+            for line in self._lines:
+                line_number += 1
                 self._num_lines_read += 1
                 if num_to_skip:
                     num_to_skip -= 1
                 else:
                     text = decode_line(line, self._errors, split.path, line_number)
-                    yield parse_line(text, unique_id)
+                    del line  # it may be long
+                    example = parse_line(text, unique_id)
+                    del text
+                    yield example
+                    del example
                 unique_id += 1
             self._num_bytes_done += self._lines.num_bytes_read
             self._lines = None

@@ -162,6 +162,24 @@ class Tokenizer:
         bounds = row_splits[ends].tolist()
         return [ids[bounds[i] : bounds[i + 1]] for i in range(len(texts))]
 
+    def tokenize_start(self, text: str, num_wordpieces: int) -> NDArray[np.int32]:
+        """Cuts the beginning of a text, for one so long that the rest costs too much.
+
+        Returns:
+            int32: the text's first wordpiece ids, `num_wordpieces` of them or more, or
+            all if there are no more.
+        """
+        pieces = [np.empty(0, np.int32)]
+        num_missing = num_wordpieces
+        for part in _parts(text):
+            if self.do_lower_case:
+                part = _without_marks(part)
+            pieces += self.tokenize([_with_shorter_words(part)])
+            num_missing -= len(pieces[-1])
+            if num_missing <= 0:
+                break
+        return np.concatenate(pieces)
+
     def _wordpiece_ids(
         self, words: list[str]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -181,6 +199,56 @@ class Tokenizer:
                 tensor = tf.constant(words, tf.string)
             wordpieces = self._wordpiece.tokenize(tensor)
         return wordpieces.values.numpy(), wordpieces.row_splits.numpy()
+
+
+# Where a text may be cut without changing a word: at a space, before an ideograph, and
+# before ASCII punctuation that does not hide a following letter from a capital sigma.
+_BREAK = re.compile(
+    "[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|"
+    "(?=[!-&(-\\-/;-@\\[-\\]_{-~\u3400-\u4dbf\u4e00-\u9fff])"
+)
+_PART_SIZE = 1 << 16  # characters
+
+# What stays a character of one word whatever becomes of the text: letters and digits
+# but ideographs; and the marks that lower-casing leaves but sorts. (One set each: the
+# memory that a repeated alternative takes grows with the match.)
+_LONG_WORDS = (
+    re.compile(
+        "[^\\W_\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{1000,}"
+    ),
+    re.compile(
+        "[\u302e\u302f\U00016ff0\U00016ff1\U0001d165\U0001d166\U0001d16d-\U0001d172]"
+        "{1000,}"
+    ),
+)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Cuts a long text into parts whose words are the text's."""
+    start = 0
+    while start < len(text):
+        found = _BREAK.search(text, start + _PART_SIZE)
+        end = found.end() if found else len(text)
+        yield text[start:end]
+        start = end
+
+
+def _with_shorter_words(text: str) -> str:
+    """Keeps of a word that is too long so much that it still is."""
+    for long_word in _LONG_WORDS:
+        text = long_word.sub(_start_of_word, text)
+    return text
+
+
+def _start_of_word(match: re.Match[str]) -> str:
+    return match.string[match.start() : match.start() + _MAX_CHARS_PER_WORD + 1]
+
+
+def _without_marks(text: str) -> str:
+    """Takes off accents before they are sorted: NFD sorts a run in quadratic time."""
+    if text.isascii():
+        return text
+    return text.translate(_tables().strip)
 
 
 def basic_tokens(text: str, do_lower_case: bool) -> list[str]:
@@ -269,6 +337,7 @@ class _TranslateTable(dict[int, int | str | None]):
 
 
 class _Tables(NamedTuple):
+    strip: _TranslateTable  # accents go
     clean: _TranslateTable  # controls go, spaces become " ", ideographs are words
     strip_and_split: _TranslateTable  # accents go, punctuation characters are words
     clean_and_split: _TranslateTable  # both at once, but accents stay
@@ -283,11 +352,11 @@ def _tables() -> _Tables:
     controls = code_points(unicode14_tables.CONTROL) | {0xFFFD}
     marks = frozenset(ord(mark) for mark, _ in _ASCII_PUNCTUATION)
     punctuation = code_points(unicode14_tables.PUNCTUATION) | marks
+    nonspacing_marks = code_points(unicode14_tables.NONSPACING_MARK)
     return _Tables(
+        strip=_TranslateTable(nonspacing_marks, [], frozenset()),
         clean=_TranslateTable(controls - blank, _CJK_BLOCKS, blank),
-        strip_and_split=_TranslateTable(
-            code_points(unicode14_tables.NONSPACING_MARK), [punctuation], frozenset()
-        ),
+        strip_and_split=_TranslateTable(nonspacing_marks, [punctuation], frozenset()),
         clean_and_split=_TranslateTable(
             controls - blank, [*_CJK_BLOCKS, punctuation], blank
         ),

@@ -1,7 +1,10 @@
 """What a person is told: the counts, the log lines, the summary file."""
 
+import contextlib
+import importlib.metadata
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +17,8 @@ from absl import logging
 from bert_extract import progress
 from bert_extract.errors import OutputError
 from bert_extract.options import Job, Options
-from bert_extract.progress import Progress, Summary, write_summary_file
+from bert_extract.progress import Progress, Summary, summarizing
+from bert_extract.version import __version__
 
 
 class LogLines:
@@ -165,27 +169,29 @@ def test_no_bar_where_only_errors_are_wanted(
 
 
 @pytest.mark.parametrize(
-    ("free", "told"), [(9_899, True), (9_900, False), (None, False)]
+    ("free", "told"), [(12_671, True), (12_672, False), (None, False)]
 )
 def test_an_output_that_will_not_fit_is_told_once(
     log: LogLines, free: int | None, told: bool
 ) -> None:
     shown = Progress(Summary(output_file="out.jsonl"), input_bytes=1000)
-    shown.estimate_output(9, written=90, free=free)
+    # 12.8 bytes of the output are written for each of the input.
+    shown.estimate_output(127, num_bytes_read=10, num_bytes=127, free=free)
+    shown.estimate_output(128, num_bytes_read=9, num_bytes=128, free=free)
     assert log.lines == []  # too early to tell
     for _ in range(2):
-        shown.estimate_output(10, written=100, free=free)
+        shown.estimate_output(128, num_bytes_read=10, num_bytes=128, free=free)
     assert len(log.lines) == told
     if told:
         assert log.text == (
-            "WARNING: out.jsonl: the output will be about 9,900 bytes longer, and its "
-            "disk has room for 9,899"
+            "WARNING: out.jsonl: the output will be about 12,800 bytes, and its disk "
+            "has room for 12,671 more"
         )
 
 
 def test_an_enormous_output_is_told(log: LogLines) -> None:
     shown = Progress(Summary(output_file="out.jsonl"), input_bytes=10**9)
-    shown.estimate_output(10**7, written=2 * 10**10, free=None)
+    shown.estimate_output(10, 10**7, num_bytes=2 * 10**10, free=None)
     (line,) = log.lines
     assert line.startswith(
         "WARNING: out.jsonl: the output will be about 2,000,000,000,000 bytes; fewer"
@@ -197,8 +203,12 @@ def test_the_summary_file_tells_what_ran(tmp_path: Path) -> None:
     options = Options(vocab_file="v", bert_config_file="b", init_checkpoint="i")
     job = Job(input_file="i", output_file="o", summary_file=str(path))
     summary = Summary("o", num_lines=3, num_tokens=10, num_slots=16, seconds=4.0)
-    write_summary_file(options, job, [summary], ValueError("broken"))
+    with contextlib.suppress(ValueError), summarizing(options, job) as summaries:
+        summaries.append(summary)
+        raise ValueError("broken")
     story = json.loads(path.read_bytes())
+    assert story["bert_extract"] == __version__
+    assert story["tensorflow"] == importlib.metadata.version("tensorflow")
     assert story["options"]["batch_size"] == 32
     assert story["job"]["input_file"] == "i"
     assert story["error"] == "broken"
@@ -208,11 +218,26 @@ def test_the_summary_file_tells_what_ran(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_summary_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_summary_file_without_a_folder_is_refused_before_the_job(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "none" / "summary.json"
     job = Job(input_file="i", output_file="o", summary_file=str(path))
-    with pytest.raises(OutputError, match=f"{path}: cannot write the summary: No such"):
-        write_summary_file(Options(), job, [], None)
+    with (
+        pytest.raises(OutputError, match=f"--summary_file: {path}: expected a file"),
+        summarizing(Options(), job),
+    ):
+        pytest.fail("the job ran")
+
+
+def test_a_special_summary_file_is_not_renamed_over(tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    with summarizing(Options(), Job(summary_file=str(link))):
+        pass
+    assert link.is_symlink()
+    assert Path(os.devnull).is_char_device()
+    assert not Path(os.devnull + ".tmp").exists()
 
 
 def test_a_minute_is_what_the_log_waits() -> None:
