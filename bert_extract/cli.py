@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from absl import flags, logging
 
@@ -263,7 +263,7 @@ def _silence() -> Iterator[None]:
     """
     sys.stderr.flush()
     own_stderr = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
+    with _unnamed_file() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
@@ -276,6 +276,12 @@ def _silence() -> Iterator[None]:
             os.close(own_stderr)
 
 
+def _unnamed_file() -> IO[bytes]:
+    if hasattr(os, "memfd_create"):  # needs no folder that can be written to
+        return open(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 def _set_up_logging(verbosity: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # absl's logging would say that its flags were not parsed; ours were.
@@ -284,6 +290,7 @@ def _set_up_logging(verbosity: int) -> None:
     logging.set_stderrthreshold("debug")
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
+    handler.python_handler.stream = sys.stderr  # it was another when absl was imported
     handler.setFormatter(_Formatter())
 
 
@@ -309,7 +316,6 @@ def _open_closed_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it stays open
-        logging.get_absl_handler().python_handler.stream = sys.stderr
 
 
 def run() -> NoReturn:
@@ -317,8 +323,9 @@ def run() -> NoReturn:
     _open_closed_descriptors()
     try:
         exit_code = main()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # as it is after >&-
+                stream.flush()
     except BrokenPipeError:  # --help | true
         exit_code = EXIT_CLOSED_PIPE
     # Threads may still be inside TensorFlow; nothing of theirs is wanted any more.

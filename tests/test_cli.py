@@ -1,0 +1,572 @@
+"""The command: its flags, its streams, its exit codes, what it says and what not."""
+
+import contextlib
+import fcntl
+import gzip
+import json
+import os
+import pty
+import select
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import TIMEOUT, flags_for, run_command
+
+from bert_extract import __version__, cli
+
+ORIGINAL_DEFAULTS = {
+    "input_file": "",
+    "output_file": "",
+    "layers": "-1,-2,-3,-4",
+    "bert_config_file": "",
+    "max_seq_length": 128,
+    "init_checkpoint": "",
+    "vocab_file": "",
+    "do_lower_case": True,
+    "batch_size": 32,
+    "use_tpu": False,
+    "master": None,
+    "num_tpu_cores": 8,
+    "use_one_hot_embeddings": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def tiny_flags(tiny_bert: Path) -> list[str]:
+    return flags_for(tiny_bert, layers="-1,0")
+
+
+@pytest.fixture(scope="module")
+def text_file(golden_dir: Path) -> Path:
+    return golden_dir / "input.txt"
+
+
+@pytest.fixture(scope="module")
+def expected(
+    tiny_flags: list[str], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bytes:
+    """What the command writes for the text, whichever way it comes and goes."""
+    output_file = tmp_path_factory.mktemp("expected") / "output.jsonl"
+    assert run_here([*tiny_flags, *io_flags(text_file, output_file)]) == 0
+    return output_file.read_bytes()
+
+
+def io_flags(input_file: Path | str, output_file: Path | str) -> list[str]:
+    return [f"--input_file={input_file}", f"--output_file={output_file}"]
+
+
+def run_here(flags: list[str]) -> int:
+    """The command in this process: its exit code."""
+    return cli.main(["bert-extract", *flags])
+
+
+# --------------------------------------------------------------------------- flags
+
+
+def test_the_flags_of_the_original_have_its_defaults() -> None:
+    values = cli.make_flags()
+    defaults = {name: values[name].default for name in ORIGINAL_DEFAULTS}
+    assert defaults == ORIGINAL_DEFAULTS
+
+
+@pytest.mark.parametrize("name", list(cli.make_flags()))
+def test_every_flag_has_a_sentence_of_help(name: str) -> None:
+    help_text = cli.make_flags()[name].help
+    assert len(help_text.split()) >= 5
+    assert help_text.endswith(".")
+    assert f"--{name}" in cli.help_text()
+
+
+def test_help_shows_defaults_and_choices_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_here(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--max_seq_length (default 128)\n" in shown
+    assert "--do_lower_case (default true)\n" in shown
+    assert shown.count("strict|replace|ignore") == 1
+    assert max(map(len, shown.splitlines())) <= 79
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(["--version"]) == 0
+    assert capsys.readouterr().out == f"bert-extract {__version__}\n"
+
+
+def test_help_costs_a_fraction_of_tensorflow() -> None:
+    def cpu_seconds(*arguments: str) -> float:
+        before = os.times()
+        subprocess.run(
+            [sys.executable, *arguments],
+            check=True,
+            capture_output=True,
+            timeout=TIMEOUT,
+        )
+        after = os.times()
+        return (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+
+    of_help = min(cpu_seconds("-m", "bert_extract", "--help") for _ in range(2))
+    assert of_help < cpu_seconds("-c", "import tensorflow") / 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--use_tpu=true"], "--use_tpu=true: this tool runs on GPU and CPU"),
+        (["--use_tpu"], "--use_tpu=true: this tool runs on GPU and CPU"),
+        (["input.txt"], "every argument is a flag, as in --input_file=FILE; found 'i"),
+        (["--do_lower_case", "False"], "every argument is a flag"),
+        (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
+        (["--batch_size=many"], "batch_size"),
+        (["--batch_size=1.5"], "batch_size"),
+        (["--do_lower_case=perhaps"], "do_lower_case"),
+        (["--errors=surrogateescape"], "errors"),
+        (["--layers"], "layers"),
+        (["--flagfile=/none/x.flags"], "/none/x.flags"),
+        ([], "--vocab_file must be given"),
+    ],
+)
+def test_wrong_flags_end_with_2(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(flags) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("bert-extract: ")
+    assert captured.out == ""
+
+
+def test_flags_of_the_original_that_mean_nothing_change_nothing(
+    tiny_flags: list[str], text_file: Path, tmp_path: Path, expected: bytes
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    old = ["--use_tpu=false", "--master=grpc://10.0.0.2:8470", "--num_tpu_cores=16"]
+    flags = [*tiny_flags, *old, "--use_one_hot_embeddings=true"]
+    assert run_here([*flags, *io_flags(text_file, output_file)]) == 0
+    assert output_file.read_bytes() == expected
+
+
+def test_a_flagfile_is_flags(
+    tiny_flags: list[str], text_file: Path, tmp_path: Path, expected: bytes
+) -> None:
+    flagfile = tmp_path / "job.flags"
+    flagfile.write_text("# the model\n" + "\n".join(tiny_flags) + "\n--nouse_tpu\n")
+    output_file = tmp_path / "output.jsonl"
+    flags = [f"--flagfile={flagfile}", *io_flags(text_file, output_file)]
+    assert run_here(flags) == 0
+    assert output_file.read_bytes() == expected
+
+
+# --------------------------------------------------------------- inputs and outputs
+
+
+def run_to_file(tiny_flags: list[str], input_file: str, output_file: Path) -> bytes:
+    assert run_here([*tiny_flags, *io_flags(input_file, output_file)]) == 0
+    return output_file.read_bytes()
+
+
+def with_indexes_from_0(lines: list[bytes]) -> bytes:
+    numbered = []
+    for index, line in enumerate(lines):
+        head, comma, rest = line.partition(b",")
+        numbered.append(b'{"linex_index": %d' % index + comma + rest)
+        assert head.startswith(b'{"linex_index": ')
+    return b"".join(numbered)
+
+
+def test_linex_index_runs_on_over_all_files(
+    tiny_flags: list[str],
+    text_file: Path,
+    expected: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = text_file.read_bytes().split(b"\n")[:-1]
+    records = expected.splitlines(keepends=True)
+    monkeypatch.chdir(tmp_path)
+    # Without a newline at its end, and not joined to the next.
+    Path("b.txt").write_bytes(b"\n".join(lines[:5]))
+    Path("a,b.txt").write_bytes(b"\n".join(lines[5:7]) + b"\n")
+    Path("B.txt.gz").write_bytes(gzip.compress(b"\n".join(lines[7:9])))
+    Path("[b].txt").write_bytes(lines[9] + b"\n")
+    Path("empty.txt").touch()
+    output_file = tmp_path / "output.jsonl"
+    cases = {
+        "b.txt,B.txt.gz": [*records[:5], *records[7:9]],
+        # Sorted by bytes: "B.txt.gz", "[b].txt", "b.txt".
+        "[Bb\\[]*": [*records[7:9], records[9], *records[:5]],
+        "a,b.txt": records[5:7],
+        "[b].txt": [records[9]],
+        "empty.txt": [],
+        "empty.txt,b.txt,empty.txt": records[:5],
+    }
+    for input_file, expected_records in cases.items():
+        output = run_to_file(tiny_flags, input_file, output_file)
+        assert output == with_indexes_from_0(expected_records), input_file
+
+
+def test_gzip_out_is_the_same_inside(
+    tiny_flags: list[str], text_file: Path, expected: bytes, tmp_path: Path
+) -> None:
+    compressed = run_to_file(tiny_flags, str(text_file), tmp_path / "output.jsonl.gz")
+    assert gzip.decompress(compressed) == expected
+    assert compressed[4:8] == bytes(4)  # no time: the same bytes each time
+
+
+def test_a_symbolic_link_is_followed_and_its_target_replaced(
+    tiny_flags: list[str], text_file: Path, expected: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "target.jsonl"
+    target.write_text("old")
+    link = tmp_path / "output.jsonl"
+    link.symlink_to(target)
+    assert run_to_file(tiny_flags, str(text_file), link) == expected
+    assert link.is_symlink()
+    assert target.read_bytes() == expected
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", "output.jsonl"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_permissions_are_the_umasks(
+    tiny_flags: list[str], text_file: Path, tmp_path: Path, umask: int, mode: int
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    before = os.umask(umask)
+    try:
+        run_to_file(tiny_flags, str(text_file), output_file)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(output_file.stat().st_mode) == mode
+
+
+def test_a_device_is_written_to_and_stays(
+    tiny_flags: list[str], text_file: Path
+) -> None:
+    assert run_here([*tiny_flags, *io_flags(text_file, "/dev/null")]) == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert not os.path.exists("/dev/null.partial")
+
+
+def test_a_fifo_is_written_to_and_stays(
+    tiny_flags: list[str], text_file: Path, expected: bytes, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    output_file = tmp_path / "output.jsonl"
+    with (
+        output_file.open("wb") as output,
+        subprocess.Popen(["cat", str(fifo)], stdout=output) as reader,
+    ):
+        assert run_here([*tiny_flags, *io_flags(text_file, fifo)]) == 0
+        assert reader.wait(TIMEOUT) == 0
+    assert output_file.read_bytes() == expected
+    assert fifo.is_fifo()
+
+
+@pytest.fixture(scope="module")
+def piped(
+    tiny_flags: list[str], text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "subprocess.CompletedProcess[bytes]":
+    """From - to -, in a folder that cannot be written to, with an empty environment."""
+    cwd = tmp_path_factory.mktemp("readonly")
+    cwd.chmod(0o555)
+    return run_command(
+        [*absolute(tiny_flags), *io_flags("-", "-"), "--verbosity=-1"],
+        stdin=text_file.read_bytes(),
+        cwd=cwd,
+        env={},
+    )
+
+
+def absolute(flags: list[str]) -> list[str]:
+    return [flag.replace("=tests/", f"={Path('tests').absolute()}/") for flag in flags]
+
+
+def test_standard_input_and_output(
+    piped: "subprocess.CompletedProcess[bytes]", expected: bytes
+) -> None:
+    assert piped.returncode == 0
+    assert piped.stdout == expected
+
+
+def test_success_is_silent_when_only_errors_are_wanted(
+    piped: "subprocess.CompletedProcess[bytes]",
+) -> None:
+    assert piped.stderr == b""
+
+
+@pytest.mark.parametrize("redirect", [">", ">>"])
+def test_dev_stdout_is_standard_output(
+    tiny_flags: list[str],
+    text_file: Path,
+    expected: bytes,
+    tmp_path: Path,
+    redirect: str,
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    output_file.write_bytes(b"before\n")
+    command = [sys.executable, "-m", "bert_extract", *tiny_flags]
+    command += io_flags(text_file, "/dev/stdout")
+    completed = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirect} "$0"', str(output_file), *command],
+        env={**os.environ, "LANG": "C", "LC_ALL": "C"},
+        timeout=TIMEOUT,
+        capture_output=True,
+        check=False,
+    )
+    assert completed.returncode == 0, completed.stderr
+    before = b"before\n" if redirect == ">>" else b""
+    assert output_file.read_bytes() == before + expected
+    assert [path.name for path in tmp_path.iterdir()] == ["output.jsonl"]
+
+
+def test_a_closed_pipe_ends_the_run_quietly(
+    tiny_flags: list[str], text_file: Path
+) -> None:
+    command = [sys.executable, "-m", "bert_extract", *tiny_flags, "--verbosity=-1"]
+    with subprocess.Popen(
+        [*command, *io_flags(text_file, "-")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(100)) == 100
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(TIMEOUT) == 141
+    assert said == b""
+
+
+HELP = '"$0" -m bert_extract --help'
+
+
+def test_help_into_a_closed_pipe_is_quiet() -> None:
+    completed = subprocess.run(
+        ["bash", "-c", f"{HELP} | true; echo ${{PIPESTATUS[0]}}", sys.executable],
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert completed.stdout in (b"0\n", b"141\n")
+    assert completed.stderr == b""
+
+
+def test_an_output_that_exists_is_untouched_by_a_run_that_fails(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    input_file = tmp_path / "input.txt"
+    input_file.write_bytes(b"fine\n" * 9 + b"M\xe4rz\n")
+    output_file = tmp_path / "output.jsonl"
+    output_file.write_bytes(b"old")
+    assert run_here([*tiny_flags, *io_flags(input_file, output_file)]) == 1
+    assert output_file.read_bytes() == b"old"
+    assert f"{input_file}: line 10 is not UTF-8" in capsys.readouterr().err
+
+
+def test_remote_paths_go_through_tensorflow(
+    tiny_flags: list[str], text_file: Path, expected: bytes
+) -> None:
+    import tensorflow as tf
+
+    lines = text_file.read_bytes().split(b"\n")  # the last one has no newline
+    for name, part in (("a.txt", lines[:20]), ("b.txt", lines[20:])):
+        with tf.io.gfile.GFile(f"ram://in/{name}", "wb") as file:
+            file.write(b"\n".join(part) + b"\n")
+    for name in ("ram://out.jsonl", "ram://out.jsonl.gz"):
+        assert run_here([*tiny_flags, *io_flags("ram://in/*.txt", name)]) == 0
+        with tf.io.gfile.GFile(name, "rb") as file:
+            output = file.read()
+        assert (gzip.decompress(output) if name.endswith("gz") else output) == expected
+    assert not tf.io.gfile.glob("ram://out.jsonl.p*")
+
+
+# ------------------------------------------------------------------------ what it says
+
+
+def test_the_first_line_names_the_device_and_the_last_ones_sum_up(
+    tiny_flags: list[str],
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    flags = [*tiny_flags, "--num_threads=3", *io_flags(text_file, output_file)]
+    assert run_here(flags) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, *_, summary, truncated, unsplit = captured.err.splitlines()
+    assert first == "bert-extract: CPU, 3 threads, float32"
+    for part in ("37 lines (6 pairs, 4 truncated)", "487 tokens", " s, ", "tokens/s"):
+        assert part in summary
+    assert summary.startswith(f"bert-extract: {output_file}: ")
+    assert truncated.startswith("bert-extract: WARNING: 4 lines were longer than")
+    assert unsplit.startswith("bert-extract: WARNING: 6 lines hold '|||'")
+    assert "\r" not in captured.err  # no bar
+
+
+def test_the_device_comes_before_the_vocabs_warnings(
+    tiny_bert: Path,
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vocab_file = tmp_path / "vocab.txt"
+    vocab = (tiny_bert / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    vocab[100] = vocab[101]
+    vocab_file.write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    flags = flags_for(tiny_bert, vocab_file=vocab_file)
+    assert run_here([*flags, *io_flags(text_file, "/dev/null")]) == 0
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("bert-extract: CPU, ")
+    assert second.startswith(f"bert-extract: WARNING: {vocab_file}: 1 line is repeated")
+
+
+def test_five_examples_are_shown_to_whoever_asks(
+    tiny_flags: list[str], text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, "--verbosity=1", *io_flags(text_file, "/dev/null")]
+    assert run_here(flags) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("*** Example ***") == 5
+    assert (
+        "unique_id: 0\n"
+        "tokens: [CLS] who was jim henson ? [SEP] jim henson was a puppet ##eer [SEP]\n"
+        "input_ids: 7 454 455 456 457 40 8 456 457 455 74 488 693 8\n"
+        "token_type_ids: 0 0 0 0 0 0 0 1 1 1 1 1 1 1\n"
+    ) in shown
+
+
+def test_an_error_is_said_even_when_only_errors_are_wanted(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, "--verbosity=-1", *io_flags(tmp_path / "none", "/dev/null")]
+    assert run_here(flags) == 1
+    assert capsys.readouterr().err == f"bert-extract: {tmp_path}/none: no such file\n"
+
+
+def test_a_terminal_gets_a_bar_and_the_summary(
+    tiny_flags: list[str], text_file: Path, tmp_path: Path
+) -> None:
+    terminal, stderr = pty.openpty()
+    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "bert_extract", *tiny_flags]
+    with subprocess.Popen(
+        [*command, *io_flags(text_file, tmp_path / "output.jsonl")],
+        stderr=stderr,
+        stdout=subprocess.PIPE,
+    ) as process:
+        os.close(stderr)
+        shown = read_terminal(terminal)
+        assert process.wait(TIMEOUT) == 0
+    os.close(terminal)
+    assert "%|" in shown
+    assert "bert-extract: CPU, " in shown.splitlines()[0]
+    assert "37 lines (6 pairs, 4 truncated)" in shown
+
+
+def read_terminal(terminal: int) -> str:
+    shown = b""
+    deadline = time.monotonic() + TIMEOUT
+    with contextlib.suppress(OSError):  # its other end is gone
+        while time.monotonic() < deadline:
+            if select.select([terminal], [], [], 1.0)[0]:
+                block = os.read(terminal, 4096)
+                if not block:
+                    break
+                shown += block
+    return shown.decode()
+
+
+# ------------------------------------------------------------- streams that are closed
+
+
+@pytest.mark.parametrize(
+    ("redirect", "flags", "exit_code", "message"),
+    [
+        (
+            "<&-",
+            "--input_file=- --output_file=/dev/null",
+            1,
+            "standard input: cannot r",
+        ),
+        (">&-", "--input_file=$INPUT --output_file=-", 1, "standard output: cannot wr"),
+        ("2>&-", "--input_file=$INPUT --output_file=$OUTPUT", 0, ""),
+    ],
+)
+def test_streams_that_the_caller_closed(
+    tiny_flags: list[str],
+    text_file: Path,
+    expected: bytes,
+    tmp_path: Path,
+    redirect: str,
+    flags: str,
+    exit_code: int,
+    message: str,
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    command = f'exec "$0" -m bert_extract "$@" {flags} {redirect}'
+    completed = subprocess.run(
+        ["sh", "-c", command, sys.executable, *tiny_flags],
+        env={**os.environ, "INPUT": str(text_file), "OUTPUT": str(output_file)},
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert completed.returncode == exit_code
+    assert message in completed.stderr.decode()
+    assert b"Traceback" not in completed.stderr
+    assert completed.stdout == b""
+    if exit_code == 0:
+        assert output_file.read_bytes() == expected
+
+
+def test_a_gpu_that_cannot_be_used_is_said_loudly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bert_extract import devices
+
+    exists = os.path.exists
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(
+        os.path, "exists", lambda path: path == "/dev/nvidiactl" or exists(path)
+    )
+    run_here(["--vocab_file=v", "--bert_config_file=b", "--init_checkpoint=c"])
+    devices.warn_of_unusable_gpu()
+    said = capsys.readouterr().err
+    assert "WARNING: THERE IS A GPU THAT TENSORFLOW CANNOT USE" in said
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    devices.warn_of_unusable_gpu()
+    assert capsys.readouterr().err == ""
+
+
+def test_every_record_is_json_with_the_keys_of_the_original(expected: bytes) -> None:
+    for index, line in enumerate(expected.splitlines()):
+        record: dict[str, Any] = json.loads(line)
+        assert list(record) == ["linex_index", "features"]
+        assert record["linex_index"] == index
+        assert [e["index"] for e in record["features"][0]["layers"]] == [-1, 0]
