@@ -187,10 +187,11 @@ def _line(
         }
         for place, token in enumerate(tokens)
     ]
-    return orjson.dumps(
+    line: bytes = orjson.dumps(
         {"linex_index": number, "features": features},
         option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
     )
+    return line
 
 
 def _in_order(window: list[Future[Lines]]) -> Iterator[bytes]:
