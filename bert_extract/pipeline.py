@@ -39,6 +39,7 @@ class _Window(Generic[Line, Output, Encoded]):
         self.num_missing = [len(group) for group in self.groups]
         self.next_to_encode = 0
         self.encoded: dict[int, Encoded] = {}
+        self.failed: dict[int, BaseException] = {}
 
 
 class Pipeline(Generic[Line, Output, Encoded]):
@@ -87,8 +88,8 @@ class Pipeline(Generic[Line, Output, Encoded]):
     ) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
         """Yields each group's lines, what they were encoded to, and "window done".
 
-        An error of the windows' source is raised after everything before it; an
-        error of compute or encode as soon as it is seen.
+        An error of the windows' source or of encode is raised after everything
+        before it; an error of compute as soon as it is seen.
         """
         threads = [threading.Thread(target=self._read, args=(windows,), daemon=True)]
         can_encode = self._num_encode_threads == 0
@@ -116,8 +117,14 @@ class Pipeline(Generic[Line, Output, Encoded]):
         while (window := self._first_window()) is not None:
             for number, group in enumerate(window.groups):
                 with self._changed:
-                    while number not in window.encoded and self._error is None:
+                    while (
+                        number not in window.encoded
+                        and number not in window.failed
+                        and self._error is None
+                    ):
                         self._changed.wait(_POLL_SECONDS)
+                    if number in window.failed:
+                        raise window.failed[number]
                     if self._error is not None:
                         raise self._error
                     encoded = window.encoded.pop(number)
@@ -223,10 +230,16 @@ class Pipeline(Generic[Line, Output, Encoded]):
     ) -> None:
         group = window.groups[group_number]
         outputs = [window.outputs[place] for place in group]
-        encoded = self._encode(
-            window.lines[group.start : group.stop],
-            [output for output in outputs if output is not None],
-        )
+        try:
+            encoded = self._encode(
+                window.lines[group.start : group.stop],
+                [output for output in outputs if output is not None],
+            )
+        except BaseException as error:  # raised again when the group's turn comes
+            with self._changed:
+                window.failed[group_number] = error
+                self._changed.notify_all()
+            return
         with self._changed:
             for place in group:
                 window.outputs[place] = None  # the vectors may go now

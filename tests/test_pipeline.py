@@ -192,24 +192,41 @@ def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
 
 
 @pytest.mark.parametrize("num_encode_threads", [0, 2])
-@pytest.mark.parametrize("stage", ["compute", "encode"])
-def test_an_error_of_a_stage_ends_the_run(stage: str, num_encode_threads: int) -> None:
-    def compute(thread: int, lines: Sequence[int]) -> list[int]:
-        if stage == "compute" and 21 in lines:
-            raise Broken(stage)
-        return list(lines)
+def test_the_first_line_that_cannot_be_encoded_is_the_one_named(
+    num_encode_threads: int,
+) -> None:
+    """Whichever thread is faster: what came before it is given, and nothing after."""
+    second_failed = threading.Event()
 
     def encode(lines: Sequence[int], outputs: Sequence[int]) -> list[int]:
-        if stage == "encode" and 21 in lines:
-            raise Broken(stage)
+        if lines[0] == 12:
+            assert second_failed.wait(PATIENCE)
+            raise Broken("line 12")
+        if lines[0] == 16:
+            second_failed.set()
+            raise Broken("line 16")
         return list(outputs)
 
-    pipeline = make_pipeline(
-        compute=compute, encode=encode, num_encode_threads=num_encode_threads
-    )
+    pipeline = make_pipeline(encode=encode, num_encode_threads=num_encode_threads)
+    seen: list[int] = []
+    groups = pipeline.run(windows_of(40, num_windows=1000))
+    with pytest.raises(Broken, match="line 12"):
+        seen.extend(line for group, _, _ in groups for line in group)
+    assert seen == [*range(12)]
+    assert list(groups) == []
+
+
+@pytest.mark.parametrize("num_encode_threads", [0, 2])
+def test_an_error_of_compute_ends_the_run(num_encode_threads: int) -> None:
+    def compute(thread: int, lines: Sequence[int]) -> list[int]:
+        if 21 in lines:
+            raise Broken("compute")
+        return list(lines)
+
+    pipeline = make_pipeline(compute=compute, num_encode_threads=num_encode_threads)
     seen: list[int] = []
     groups = pipeline.run(windows_of(8, num_windows=1000))
-    with pytest.raises(Broken, match=stage):
+    with pytest.raises(Broken, match="compute"):
         seen.extend(line for group, _, _ in groups for line in group)
     # Whole groups from the beginning, none after the error.
     assert seen == [*range(len(seen))]
