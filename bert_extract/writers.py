@@ -334,7 +334,9 @@ class _PartialWriter:
                     break
             os.close(descriptor)
         if self._is_being_finished():
-            self._abandon()
+            # Only our own empty file goes: what tells of the run is the other one's.
+            os.unlink(self._partial)
+            os.close(self._descriptor)
             raise self._locked_error()
 
     def _is_being_finished(self) -> bool:
