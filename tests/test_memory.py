@@ -1,0 +1,54 @@
+"""Memory does not grow with the corpus."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import flags_for
+
+LINES = (
+    "The river bank was wet .",
+    "Who was Jim Henson ? ||| Jim Henson was a puppeteer",
+    "",
+    "Deposits at the bank were low , said the bank .",
+)
+
+
+def peak_memory(tiny_bert: Path, input_file: Path, output_file: Path | str) -> int:
+    """The most memory of a run of the command, as the system counted it."""
+    flags = flags_for(
+        tiny_bert,
+        input_file=input_file,
+        output_file=output_file,
+        layers="-1",
+        num_threads=2,
+        verbosity=-1,
+    )
+    process = subprocess.Popen([sys.executable, "-m", "bert_extract", *flags])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+def write_lines(path: Path, num_lines: int) -> Path:
+    path.write_text("".join(f"{LINES[i % 4]}\n" for i in range(num_lines)))
+    return path
+
+
+@pytest.mark.parametrize("output_name", ["/dev/null", "output.jsonl"])
+def test_twenty_times_the_lines_take_no_more_memory(
+    tiny_bert: Path, tmp_path: Path, output_name: str
+) -> None:
+    short = write_lines(tmp_path / "short.txt", 3_000)
+    long = write_lines(tmp_path / "long.txt", 60_000)
+    output_file = tmp_path / output_name  # an absolute name stays itself
+    of_short = peak_memory(tiny_bert, short, output_file)
+    of_long = peak_memory(tiny_bert, long, output_file)
+    assert of_long < 1.10 * of_short
+    if output_name != "/dev/null":
+        with output_file.open("rb") as output:
+            assert sum(1 for _ in output) == 60_000
+        output_file.unlink()
