@@ -1,0 +1,396 @@
+"""--resume, signals and full disks, seen from outside the process."""
+
+import contextlib
+import gzip
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+
+from bert_extract import Job, Options, OptionsError, OutputError
+from bert_extract.engine import Engine
+from bert_extract.jobs import run_job
+from bert_extract.progress import Summary
+
+NUM_LINES = 3000
+STARTED_LATE = 60.0  # a busy machine may need so many seconds to begin
+
+
+@pytest.fixture(scope="module")
+def options(tiny_bert: Path) -> Options:
+    return Options(
+        vocab_file=str(tiny_bert / "vocab.txt"),
+        bert_config_file=str(tiny_bert / "bert_config.json"),
+        init_checkpoint=str(tiny_bert / "bert_model.ckpt"),
+        max_seq_length=32,
+        layers="-1",
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(options: Options) -> Engine:
+    return Engine(options)
+
+
+def run(engine: Engine, **knobs: Any) -> Summary:
+    """Does a job in this process."""
+    summaries: list[Summary] = []
+    run_job(
+        engine, Job(**{name: _text(knob) for name, knob in knobs.items()}), summaries
+    )
+    (summary,) = summaries
+    return summary
+
+
+def _text(knob: Any) -> Any:
+    return str(knob) if isinstance(knob, Path) else knob
+
+
+@dataclass(frozen=True)
+class Files:
+    input_file: Path
+    output_file: Path
+
+    @property
+    def partial(self) -> Path:
+        return Path(f"{self.output_file}.partial")
+
+    def knobs(self, **others: Any) -> dict[str, Any]:
+        return {
+            "input_file": self.input_file,
+            "output_file": self.output_file,
+            **others,
+        }
+
+
+@pytest.fixture(params=["out.jsonl", "out.jsonl.gz"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    (tmp_path / "out").mkdir()
+    return Files(
+        write_input(tmp_path / "in.txt", NUM_LINES), tmp_path / "out" / request.param
+    )
+
+
+# ------------------------------------------------------------------- in one process
+
+
+def test_a_bad_line_in_the_middle_keeps_what_came_before(
+    engine: Engine, files: Files
+) -> None:
+    lines = files.input_file.read_bytes().split(b"\n")
+    good = files.input_file.stat()
+    bad_line = 1234
+    broken = lines[bad_line]
+    with open(files.input_file, "r+b") as writer:
+        writer.seek(len(b"\n".join(lines[:bad_line])) + 1)
+        writer.write(b"\xff" * len(broken))
+    os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
+    with pytest.raises(Exception, match=f"line {bad_line + 1} is not UTF-8"):
+        run(engine, **files.knobs())
+    assert not files.output_file.exists()
+    files.input_file.write_bytes(b"\n".join(lines))
+    # As if it had been repaired without anyone noticing: same size, same time.
+    os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
+    summary = run(engine, **files.knobs(resume=True))
+    # Whole groups of records, so that members of .gz are cut where they always are.
+    assert summary.resumed_lines == bad_line // 8 * 8
+    resumed = files.output_file.read_bytes()
+    run(engine, **files.knobs())
+    assert files.output_file.read_bytes() == resumed
+
+
+def test_gzip_members_hold_eight_records_and_no_name_or_time(
+    engine: Engine, tmp_path: Path
+) -> None:
+    input_file = write_input(tmp_path / "in.txt", 21)
+    run(engine, input_file=input_file, output_file=tmp_path / "out.jsonl.gz")
+    content = (tmp_path / "out.jsonl.gz").read_bytes()
+    header = b"\x1f\x8b\x08\0\0\0\0\0"  # flags 0: no name; time 0
+    assert content.startswith(header)
+    assert content.count(header) == 3
+    first_two = content[: content.rindex(header)]
+    assert gzip.decompress(first_two).count(b"\n") == 16
+
+
+def test_a_second_resume_does_nothing_and_needs_no_weights(
+    options: Options, tmp_path: Path
+) -> None:
+    files = Files(write_input(tmp_path / "in.txt", 50), tmp_path / "out.jsonl")
+    run(Engine(options), **files.knobs(resume=True))
+    before = files.output_file.stat()
+    engine = Engine(options)
+    summary = run(engine, **files.knobs(resume=True))
+    assert not engine._graphs
+    assert (summary.resumed_lines, summary.num_lines, summary.error) == (50, 0, None)
+    assert summary.output_bytes == before.st_size
+    assert files.output_file.stat() == before
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        ("do_lower_case", False),
+        ("layers", "-2"),
+        ("layers", "-1,-1"),
+        ("max_seq_length", 31),
+    ],
+)
+def test_what_changes_the_bytes_is_in_the_fingerprint(
+    options: Options, engine: Engine, tmp_path: Path, knob: str, value: Any
+) -> None:
+    files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
+    run(engine, **files.knobs())
+    other = Engine(Options(**{**vars_of(options), knob: value}))
+    with pytest.raises(OutputError, match=f"made by a different run:\n  {knob}: was"):
+        run(other, **files.knobs(resume=True))
+
+
+def vars_of(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__dataclass_fields__}
+
+
+def test_what_does_not_change_the_bytes_is_not_in_the_fingerprint(
+    options: Options, engine: Engine, tmp_path: Path
+) -> None:
+    files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
+    run(engine, **files.knobs())
+    other = Engine(Options(**{**vars_of(options), "batch_size": 3, "num_threads": 1}))
+    assert run(other, **files.knobs(resume=True)).resumed_lines == 5
+
+
+def test_an_input_that_changed_is_refused(engine: Engine, tmp_path: Path) -> None:
+    files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
+    run(engine, **files.knobs())
+    os.utime(files.input_file, ns=(1, 1))
+    with pytest.raises(OutputError, match="\n  input: was "):
+        run(engine, **files.knobs(resume=True))
+    with pytest.raises(OutputError, match="\n  errors: was 'strict', is now 'ignore'"):
+        run(engine, **files.knobs(resume=True, errors="ignore"))
+
+
+@pytest.mark.parametrize("knob", ["resume", "shard"])
+def test_pipes_are_not_cut_and_not_read_twice(
+    engine: Engine, tmp_path: Path, knob: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    files = Files(tmp_path / "fifo", tmp_path / "out.jsonl")
+    value: Any = True if knob == "resume" else "0/2"
+    with pytest.raises(OptionsError, match=f"--{knob}: .*fifo is not a regular file"):
+        run(engine, **files.knobs(**{knob: value}))
+    with pytest.raises(OptionsError, match=f"--{knob}"):
+        run(engine, input_file="-", output_file="x", **{knob: value})
+
+
+def test_nothing_is_left_of_a_run_that_failed_before_its_first_record(
+    engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_bytes(b"\xff\n")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Exception, match="line 1 is not UTF-8"):
+        run(engine, input_file=tmp_path / "in.txt", output_file=tmp_path / "out" / "o")
+    assert os.listdir(tmp_path / "out") == []
+
+
+# ---------------------------------------------------------------------- signals
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + STARTED_LATE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextlib.contextmanager
+def started(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=TIME_LIMIT)
+
+
+def test_a_signal_stops_in_order_and_says_how_to_go_on(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    """One run: stopped by SIGTERM, gone on with, stopped by SIGINT, ended."""
+    command = Command(tiny_bert)
+    files = Files(write_input(tmp_path / "in.txt", 60_000), tmp_path / "out.jsonl")
+    summary_file = tmp_path / "summary.json"
+    flags = files.knobs(resume=True, summary_file=summary_file)
+    num_kept = 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        size = size_of(files.partial)
+        with started(command.start(**flags)) as process:
+            wait_for(lambda size=size: size_of(files.partial) > size)  # type: ignore[misc]
+            start = time.monotonic()
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=TIME_LIMIT)
+            assert time.monotonic() - start < 10  # seconds
+        assert process.returncode == -number
+        assert f"bert-extract: stopped by {number.name}\n" in stderr
+        summary = summary_of(summary_file)
+        assert summary["error"] == f"stopped by {number.name}"
+        assert summary["resumed_lines"] == num_kept
+        num_kept = summary["resumable_lines"]
+        assert (
+            f"bert-extract: {files.partial} holds {num_kept:,} lines; the same command "
+            "with --resume goes on after them\n"
+        ) in stderr
+        assert not files.output_file.exists()
+    completed = command.run(**flags)
+    assert completed.returncode == 0
+    summary = summary_of(summary_file)
+    assert summary["resumed_lines"] == num_kept > 0
+    with open(files.output_file, "rb") as lines:
+        for number, line in enumerate(lines):
+            assert line.startswith(b'{"linex_index": %d, ' % number)
+        assert number == 59_999
+
+
+def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    files = Files(write_input(tmp_path / "in.txt", 10), folder / "out.jsonl")
+    summary_file = tmp_path / "summary.json"
+    command = Command(tiny_bert)
+    flags = files.knobs(summary_file=summary_file)
+    with started(command.start(**flags)) as process:
+        # TensorFlow's library is mapped: the import has begun.
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_for(lambda: "tensorflow" in maps.read_text())
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in stderr
+    assert stderr.endswith("bert-extract: stopped by SIGINT\n")
+    assert os.listdir(folder) == []
+    assert json.loads(summary_file.read_bytes())["error"] == "stopped by SIGINT"
+
+
+def test_who_ignores_a_signal_is_not_stopped_by_it(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    """As a shell's background commands ignore SIGINT."""
+    files = Files(write_input(tmp_path / "in.txt", 20_000), tmp_path / "out.jsonl")
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = Command(tiny_bert).start(**files.knobs())
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with started(process):
+        wait_for(lambda: size_of(files.partial) > 0)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 0
+    assert files.output_file.exists()
+
+
+def test_a_second_signal_ends_at_once(tiny_bert: Path, tmp_path: Path) -> None:
+    """The first one waits for a pipe that nobody reads from."""
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    input_file = write_input(tmp_path / "in.txt", 20_000)
+    command = Command(tiny_bert)
+    flags: dict[str, Any] = {"input_file": input_file, "output_file": tmp_path / "fifo"}
+    try:
+        with started(command.start(**flags)) as process:
+            wait_for(lambda: bool(_peek(reader)))
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+        assert process.returncode == -signal.SIGTERM
+    finally:
+        os.close(reader)
+
+
+def _peek(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1)
+    except BlockingIOError:
+        return b""
+
+
+# ---------------------------------------------------------------------- full disks
+
+
+@contextlib.contextmanager
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up(tiny_bert: Path, tmp_path: Path) -> None:
+    command = Command(tiny_bert)
+    input_file = write_input(tmp_path / "in.txt", NUM_LINES)
+    whole = tmp_path / "whole.jsonl"
+    assert command.run(input_file=input_file, output_file=whole).returncode == 0
+    with small_disk(tmp_path) as disk:
+        (disk / "other").write_bytes(b"x" * (6 << 20))
+        output_file = disk / "out.jsonl"
+        flags: dict[str, Any] = {"input_file": input_file, "output_file": output_file}
+        completed = command.run(**flags)
+        assert completed.returncode == 1
+        assert f"WARNING: {output_file}: the output will be about" in completed.stderr
+        message = f"{output_file}.partial: cannot write it: No space left on device. "
+        assert message in completed.stderr
+        needed = completed.stderr.split("The output needed ")[1].split(" bytes")[0]
+        assert 1 << 20 < int(needed.replace(",", "")) < 3 << 20
+        assert "make room and give the same command with --resume" in completed.stderr
+        (disk / "other").unlink()
+        subprocess.run(["mount", "-o", "remount,size=99m", disk], check=True)
+        summary_file = tmp_path / "summary.json"
+        completed = command.run(**flags, resume=True, summary_file=summary_file)
+        assert completed.returncode == 0, completed.stderr
+        assert summary_of(summary_file)["resumed_lines"] > 100
+        assert sha256(output_file) == sha256(whole)
+        assert sorted(os.listdir(disk)) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+def test_a_file_size_limit(engine: Engine, files: Files) -> None:
+    """Where no file system can be mounted; Python ignores SIGXFSZ."""
+    run(engine, **files.knobs())
+    whole = files.output_file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            run(engine, **files.knobs())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files.output_file.read_bytes() == whole  # the old one
+    summary = run(engine, **files.knobs(resume=True))
+    assert 0 < summary.resumed_lines < NUM_LINES
+    assert files.output_file.read_bytes() == whole
