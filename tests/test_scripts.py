@@ -103,7 +103,7 @@ def test_the_first_run_installs_and_the_second_does_not(clone: Path) -> None:
     write_python(clone / "bin" / "python3", (3, 12), log)
     run_script(clone, "check")
     assert [line.split()[1] for line in log.read_text().splitlines()] == [
-        *("venv", "pip", "pip", "ruff", "ruff", "mypy", "pytest"),
+        *("venv", "pip", "pip", "pip", "ruff", "ruff", "mypy", "pytest"),
     ]
     assert f"-e {clone}[dev]\n" in log.read_text()
     log.unlink()
