@@ -206,6 +206,9 @@ def _write(
                 writer.num_bytes,
                 free_bytes(summary.output_file),
             )
+        if writer.num_bytes == 0:
+            # No file of no bytes is a whole gzip file; a member of no records is.
+            writer.write(encode([]), 0)
         writer.finish()
     except BaseException:
         num_kept = writer.suspend()

@@ -260,9 +260,9 @@ def test_a_signal_stops_in_order_and_says_how_to_go_on(
     summary = summary_of(summary_file)
     assert summary["resumed_lines"] == num_kept > 0
     with open(files.output_file, "rb") as lines:
-        for number, line in enumerate(lines):
-            assert line.startswith(b'{"linex_index": %d, ' % number)
-        assert number == 59_999
+        for index, line in enumerate(lines):
+            assert line.startswith(b'{"linex_index": %d, ' % index)
+        assert index == 59_999
 
 
 def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(

@@ -1,0 +1,348 @@
+"""Many files, shards, overlapping runs, and what is told of a job."""
+
+import gzip
+import importlib.metadata
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from absl import logging
+from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+
+from bert_extract import (
+    FeatureExtractor,
+    InputError,
+    Job,
+    Options,
+    OptionsError,
+    OutputError,
+    __version__,
+    jobs,
+)
+from bert_extract.engine import Engine
+from bert_extract.jobs import outputs_in, run_job
+from bert_extract.progress import Summary
+from bert_extract.writers import open_writer
+
+
+@pytest.fixture(scope="module")
+def options(tiny_bert: Path) -> Options:
+    return Options(
+        vocab_file=str(tiny_bert / "vocab.txt"),
+        bert_config_file=str(tiny_bert / "bert_config.json"),
+        init_checkpoint=str(tiny_bert / "bert_model.ckpt"),
+        max_seq_length=32,
+        layers="-1",
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(options: Options) -> Engine:
+    return Engine(options)
+
+
+def linex_indexes(path: Path) -> list[int]:
+    return [json.loads(line)["linex_index"] for line in path.read_bytes().splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+# ------------------------------------------------------------------- many files
+
+
+def run_dir(engine: Engine, folder: Path, **knobs: Any) -> list[Summary]:
+    summaries: list[Summary] = []
+    job = Job(input_file=f"{folder}/in/*", output_dir=str(folder / "out"), **knobs)
+    run_job(engine, job, summaries)
+    return summaries
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good inputs and a bad one between them."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_bytes(b"one\ntwo\n")
+    (tmp_path / "in" / "b.txt").write_bytes(b"one\n\xff\n")
+    (tmp_path / "in" / "c.txt.gz").write_bytes(gzip.compress(b"one\ntwo\nthree\n"))
+    return tmp_path
+
+
+def test_an_output_for_each_input() -> None:
+    inputs = ["x/a.txt", "x/b.txt.gz", "c.gz", "d.tsv", "e"]
+    assert outputs_in("out/", inputs) == [
+        *("out/a.jsonl", "out/b.jsonl", "out/c.jsonl", "out/d.tsv.jsonl"),
+        "out/e.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("inputs", [["x/a.txt", "y/a.txt"], ["a.txt", "a.txt.gz"]])
+def test_two_inputs_with_one_name_are_refused(inputs: list[str]) -> None:
+    both = f"{inputs[0]} and {inputs[1]} would both be written to out/a.jsonl"
+    with pytest.raises(OptionsError, match=both):
+        outputs_in("out", inputs)
+
+
+def test_a_bad_file_does_not_stop_the_others(engine: Engine, folder: Path) -> None:
+    summaries = run_dir(engine, folder)
+    assert [summary.num_lines for summary in summaries] == [2, 0, 3]
+    errors = [summary.error for summary in summaries]
+    assert errors[0] is errors[2] is None
+    assert errors[1] is not None
+    assert "b.txt: line 2 is not UTF-8" in errors[1]
+    assert linex_indexes(folder / "out" / "a.jsonl") == [0, 1]
+    assert linex_indexes(folder / "out" / "c.jsonl") == [0, 1, 2]
+    whole = ["a.jsonl", "a.jsonl.run.json", "c.jsonl", "c.jsonl.run.json"]
+    assert names(folder / "out") == whole
+
+
+def test_resume_skips_what_is_complete(engine: Engine, folder: Path) -> None:
+    run_dir(engine, folder)
+    before = (folder / "out" / "a.jsonl").stat()
+    (folder / "in" / "b.txt").write_bytes(b"one\ntwo\n")
+    summaries = run_dir(engine, folder, resume=True)
+    assert [summary.resumed_lines for summary in summaries] == [2, 0, 3]
+    assert [summary.num_lines for summary in summaries] == [0, 2, 0]
+    assert (folder / "out" / "a.jsonl").stat() == before
+
+
+def test_a_fingerprint_that_differs_fails_that_file_alone(
+    engine: Engine, folder: Path
+) -> None:
+    (folder / "in" / "b.txt").unlink()
+    run_dir(engine, folder)
+    (folder / "in" / "a.txt").write_bytes(b"one\ntwo\nthree\n")
+    first, second = run_dir(engine, folder, resume=True)
+    assert first.error is not None
+    assert "made by a different run:\n  input: was " in first.error
+    assert second.error is None
+    assert linex_indexes(folder / "out" / "a.jsonl") == [0, 1]
+
+
+def test_the_folder_is_made_with_its_parents(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n")
+    made = tmp_path / "x" / "y"
+    job = Job(input_file=str(tmp_path / "a.txt"), output_dir=str(made))
+    run_job(engine, job, [])
+    assert names(made) == ["a.jsonl", "a.jsonl.run.json"]
+    job = Job(input_file=str(tmp_path / "a.txt"), output_dir=str(made / "a.jsonl"))
+    with pytest.raises(OutputError, match="cannot make this folder"):
+        run_job(engine, job, [])
+
+
+def test_the_command_lists_what_failed(tiny_bert: Path, folder: Path) -> None:
+    summary_file = folder / "summary.json"
+    completed = Command(tiny_bert).run(
+        input_file=f"{folder}/in/*",
+        output_dir=folder / "out",
+        summary_file=summary_file,
+    )
+    assert completed.returncode == 1
+    assert completed.stderr.endswith(
+        f"bert-extract: 1 of 3 outputs failed: {folder}/out/b.jsonl\n"
+    )
+    story = json.loads(summary_file.read_bytes())
+    assert [output["num_lines"] for output in story["outputs"]] == [2, 0, 3]
+
+
+# ----------------------------------------------------------------------- shards
+
+
+def test_three_shards_at_once_are_the_single_run(
+    tiny_bert: Path, engine: Engine, tmp_path: Path
+) -> None:
+    inputs = [write_input(tmp_path / f"in{i}.txt", 700 + i) for i in range(3)]
+    zipped = tmp_path / "zipped.txt.gz"
+    zipped.write_bytes(gzip.compress(inputs[0].read_bytes()))
+    with open(inputs[1], "ab") as file:
+        file.write(b"no newline at the end")
+    input_file = ",".join(map(str, [*inputs, zipped]))
+    command = Command(tiny_bert)
+    outputs = [tmp_path / f"out-{index}.jsonl" for index in range(3)]
+    processes = [
+        command.start(input_file=input_file, output_file=output, shard=f"{index}/3")
+        for index, output in enumerate(outputs)
+    ]
+    try:
+        for process in processes:
+            _, stderr = process.communicate(timeout=TIME_LIMIT)
+            assert process.returncode == 0, stderr
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    single = tmp_path / "single.jsonl"
+    run_job(engine, Job(input_file=input_file, output_file=str(single)), [])
+    assert sha256(*outputs) == sha256(single)
+    assert all(output.stat().st_size for output in outputs)
+    assert linex_indexes(single) == list(range(700 + 702 + 702 + 700))
+
+
+def test_compressed_shards_are_the_single_run_once_decompressed(
+    engine: Engine, tmp_path: Path
+) -> None:
+    input_file = str(write_input(tmp_path / "in.txt", 101))
+    single = tmp_path / "single.jsonl"
+    run_job(engine, Job(input_file=input_file, output_file=str(single)), [])
+    shards = b""
+    for index in range(4):
+        output_file = tmp_path / f"{index}.jsonl.gz"
+        job = Job(
+            input_file=input_file, output_file=str(output_file), shard=f"{index}/4"
+        )
+        run_job(engine, job, [])
+        shards += output_file.read_bytes()
+    assert gzip.decompress(shards) == single.read_bytes()
+
+
+def test_an_empty_shard_is_an_empty_file(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"a single line\n")
+    for name in ("out.jsonl", "out.jsonl.gz"):
+        job = Job(
+            input_file=str(tmp_path / "in.txt"),
+            output_file=str(tmp_path / name),
+            shard="1/2",
+        )
+        summaries: list[Summary] = []
+        run_job(engine, job, summaries)
+        assert summaries[0].num_lines == 0
+        assert not list(tmp_path.glob("*.partial*"))
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+    # A file of no bytes is an error to zcat.
+    completed = subprocess.run(
+        ["gzip", "-dc", tmp_path / "out.jsonl.gz"], capture_output=True, check=True
+    )
+    assert (completed.stdout, completed.stderr) == (b"", b"")
+
+
+def test_shards_have_fingerprints_of_their_own(engine: Engine, tmp_path: Path) -> None:
+    input_file = str(write_input(tmp_path / "in.txt", 10))
+    output_file = str(tmp_path / "out.jsonl")
+    run_job(engine, Job(input_file=input_file, output_file=output_file), [])
+    job = Job(input_file=input_file, output_file=output_file, shard="0/2", resume=True)
+    with pytest.raises(OutputError, match="\n  shard: was '', is now '0/2'"):
+        run_job(engine, job, [])
+
+
+# ------------------------------------------------------------- overlap, summaries
+
+
+def test_a_second_run_is_refused_at_once(
+    engine: Engine, tmp_path: Path, tiny_bert: Path
+) -> None:
+    input_file = write_input(tmp_path / "in.txt", 10)
+    output_file = tmp_path / "out.jsonl"
+    job = Job(input_file=str(input_file), output_file=str(output_file))
+    writer = open_writer(str(output_file), {}, resume=False)
+    try:
+        for resume in (True, False):
+            completed = Command(tiny_bert).run(
+                input_file=input_file, output_file=output_file, resume=resume
+            )
+            assert completed.returncode == 1
+            (line,) = completed.stderr.splitlines()[-1:]
+            assert line.startswith(
+                f"bert-extract: {output_file}: process {os.getpid()} on "
+            )
+    finally:
+        writer.suspend()
+    run_job(engine, job, [])
+
+
+def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"a b ||| c\n\n" + b"dog " * 100 + b"\n|||\n")
+    summary_file = tmp_path / "summary.json"
+    FeatureExtractor(options).extract_file(
+        str(tmp_path / "in.txt"),
+        str(tmp_path / "out.jsonl"),
+        summary_file=str(summary_file),
+    )
+    story = json.loads(summary_file.read_bytes())
+    assert story["bert_extract"] == __version__
+    assert story["tensorflow"] == importlib.metadata.version("tensorflow")
+    assert story["options"]["layers"] == "-1"
+    assert story["job"]["input_file"] == str(tmp_path / "in.txt")
+    assert story["error"] is None
+    output = summary_of(summary_file)
+    counts = ("num_lines", "num_pairs", "num_truncated", "num_unsplit", "resumed_lines")
+    assert [output[name] for name in counts] == [4, 1, 1, 1, 0]
+    assert output["num_tokens"] == 6 + 2 + 32 + 5
+    assert output["output_bytes"] == (tmp_path / "out.jsonl").stat().st_size
+    assert output["seconds"] > 0
+    assert output["tokens_per_second"] > 0
+    assert 0 <= output["padding"] < 1
+    assert output["peak_memory_bytes"] > 100 << 20
+    fingerprint = json.loads((tmp_path / "out.jsonl.run.json").read_bytes())
+    assert output["fingerprint"] == fingerprint["fingerprint"]
+    keys = "checkpoint_sha256 vocab_sha256 bert_config_sha256 do_lower_case layers"
+    keys += " max_seq_length precision errors shard input bert_extract tensorflow"
+    keys += " device instruction_set"
+    assert sorted(output["fingerprint"]) == sorted(keys.split())
+
+
+def test_a_summary_is_written_when_loading_fails(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    summary_file = tmp_path / "summary.json"
+    completed = Command(tiny_bert).run(
+        vocab_file=tmp_path / "no.txt",
+        input_file=write_input(tmp_path / "in.txt", 1),
+        output_file=tmp_path / "out.jsonl",
+        summary_file=summary_file,
+    )
+    assert completed.returncode == 1
+    story = json.loads(summary_file.read_bytes())
+    assert "no.txt" in story["error"]
+    assert story["outputs"] == []
+    assert story["options"]["vocab_file"] == str(tmp_path / "no.txt")
+
+
+def test_a_summary_is_written_when_the_flags_are_wrong(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    summary_file = tmp_path / "summary.json"
+    completed = Command(tiny_bert).run(summary_file=summary_file)
+    assert completed.returncode == 2
+    story = json.loads(summary_file.read_bytes())
+    assert story["error"] == "--input_file must be given"
+
+
+def test_a_summary_is_written_when_the_job_fails(
+    options: Options, tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_bytes(b"a\n" * 20 + b"\xff\n")
+    summary_file = tmp_path / "summary.json"
+    with pytest.raises(InputError):
+        FeatureExtractor(options).extract_file(
+            str(tmp_path / "in.txt"),
+            str(tmp_path / "out.jsonl"),
+            summary_file=str(summary_file),
+        )
+    output = summary_of(summary_file)
+    assert "line 21 is not UTF-8" in output["error"]
+    assert output["resumable_lines"] == 16
+    assert output["num_lines"] == 16
+
+
+def test_an_output_that_will_not_fit_is_told_from_the_first_lines(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input_file = write_input(tmp_path / "in.txt", 3000)
+    output_file = tmp_path / "out.jsonl"
+    told: list[str] = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: told.append(text % args)
+    )
+    monkeypatch.setattr(jobs, "free_bytes", lambda output_file: 1000)
+    job = Job(input_file=str(input_file), output_file=str(output_file))
+    run_job(engine, job, [])
+    (warning,) = [text for text in told if "will be about" in text]
+    estimate = int(warning.split("about ")[1].split(" bytes")[0].replace(",", ""))
+    size = output_file.stat().st_size
+    assert 0.7 * size < estimate < 1.4 * size
+    assert warning.endswith("and its disk has room for 1,000 more")
