@@ -53,7 +53,10 @@ _THREADS_PER_GPU = 2
 # The vectors of one window, in bytes. Two windows are in flight.
 _WINDOW_BYTES = 192 << 20
 _MIN_WINDOW_TOKENS = 4096
-_MAX_WINDOW_TOKENS = 65536
+# More tokens fill a few more batches (4 % more speed with 65,536 of them), but hold
+# more memory the longer the input is, up to two windows; a GPU's batches need them.
+_MAX_WINDOW_TOKENS = 16384
+_MAX_WINDOW_TOKENS_GPU = 65536
 # With a hidden_size of 1024 and more, the float32 matrix products of up to 100 rows
 # add in another order than those of more rows (TensorFlow 2.21 on x86-64). So that a
 # line's digits do not depend on its batch, every product gets at least so many rows.
@@ -265,7 +268,9 @@ class Engine:
         num_outputs = max(1, len(self._distinct_indexes()))
         bytes_per_token = num_outputs * self.config.hidden_size * 4
         num_tokens = _WINDOW_BYTES // bytes_per_token
-        return min(max(num_tokens, _MIN_WINDOW_TOKENS), _MAX_WINDOW_TOKENS)
+        is_gpu = self._devices[0].kind == "GPU"
+        most = _MAX_WINDOW_TOKENS_GPU if is_gpu else _MAX_WINDOW_TOKENS
+        return min(max(num_tokens, _MIN_WINDOW_TOKENS), most)
 
     def _plan(self, window: Sequence[Features], summary: Summary) -> list[list[int]]:
         lengths = [self._padded_length(line) for line in window]

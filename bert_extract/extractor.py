@@ -38,6 +38,8 @@ class FeatureExtractor:
           BertExtractError: an option, the vocab, the config or the checkpoint cannot
             work; the message names it.
         """
+        if options is not None and knobs:
+            raise TypeError(f"options is given, and {', '.join(knobs)} besides")
         self.options = options if options is not None else Options(**knobs)
         self._engine = Engine(self.options)
         self._engine.load()
@@ -47,11 +49,15 @@ class FeatureExtractor:
 
         Args:
           lines: texts, "text_a ||| text_b" for a pair, as the lines of an input file
-            are read. They are taken some hundreds ahead.
+            are read. They are taken ahead, up to some fifty thousand tokens, so
+            that batches are full.
 
         Raises:
+          TypeError: lines is one text: give a list of texts.
           NotFiniteError: the model computed NaN or infinity.
         """
+        if isinstance(lines, str):
+            raise TypeError("extract takes texts, as in extract([text]); found a str")
         examples = (parse_line(line, index) for index, line in enumerate(lines))
         for _, records, _ in self._engine.run(examples, _checked, Summary()):
             yield from records

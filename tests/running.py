@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parent.parent
 TIMEOUT = 120
 
 
-def files_of(model_dir: Path) -> dict[str, str]:
+def files_of(model_dir: Path) -> dict[str, Any]:
     """The three files of a published checkpoint, by the names of their flags."""
     return {
         "vocab_file": str(model_dir / "vocab.txt"),

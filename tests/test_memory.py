@@ -16,10 +16,10 @@ LINES = (
 )
 
 
-def peak_memory(tiny_bert: Path, input_file: Path, output_file: Path | str) -> int:
+def peak_memory(model_dir: Path, input_file: Path, output_file: Path | str) -> int:
     """The most memory of a run of the command, as the system counted it."""
     flags = flags_for(
-        tiny_bert,
+        model_dir,
         input_file=input_file,
         output_file=output_file,
         layers="-1",
@@ -52,3 +52,11 @@ def test_twenty_times_the_lines_take_no_more_memory(
         with output_file.open("rb") as output:
             assert sum(1 for _ in output) == 60_000
         output_file.unlink()
+
+
+@pytest.mark.slow
+def test_nor_do_they_where_a_vector_is_longer(minilm_tf1: Path, tmp_path: Path) -> None:
+    short = write_lines(tmp_path / "short.txt", 3_000)
+    long = write_lines(tmp_path / "long.txt", 60_000)
+    of_short = peak_memory(minilm_tf1, short, "/dev/null")
+    assert peak_memory(minilm_tf1, long, "/dev/null") < 1.10 * of_short

@@ -1,0 +1,225 @@
+"""The Python API: the command line is a thin shell over it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
+from running import files_of, flags_for, options_for, write_random_model
+
+from bert_extract import (
+    FeatureExtractor,
+    NotFiniteError,
+    Options,
+    OptionsError,
+    cli,
+    read_features,
+)
+from bert_extract.options import Job
+
+
+@pytest.fixture(scope="module")
+def extractor(tiny_bert: Path) -> FeatureExtractor:
+    return FeatureExtractor(options_for(tiny_bert, layers="-1,embeddings"))
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 20
+    while not set(threading.enumerate()) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_record_has_tokens_and_a_matrix_for_each_layer(
+    extractor: FeatureExtractor,
+) -> None:
+    first, second = extractor.extract(["the river bank", "the bank ||| the river\n"])
+    assert first.linex_index == 0
+    assert first.tokens == ("[CLS]", "the", "river", "bank", "[SEP]")
+    assert first.indexes == (-1, "embeddings")
+    for layer in first.layers:
+        assert layer.dtype == np.float32
+        assert layer.shape == (5, 32)
+        assert layer.flags.c_contiguous
+    assert second.linex_index == 1
+    assert second.tokens == (
+        *("[CLS]", "the", "bank", "[SEP]", "the", "river", "[SEP]"),
+    )
+
+
+def test_knobs_can_be_given_by_name(tiny_bert: Path) -> None:
+    named = FeatureExtractor(**files_of(tiny_bert), layers="0", max_seq_length=16)
+    assert named.options == Options(
+        **files_of(tiny_bert), layers="0", max_seq_length=16
+    )
+    with pytest.raises(TypeError, match="options is given, and layers besides"):
+        FeatureExtractor(named.options, layers="1")
+    with pytest.raises(TypeError):
+        FeatureExtractor(**files_of(tiny_bert), layer="0")
+
+
+def test_an_option_that_cannot_work_is_said_at_once(tiny_bert: Path) -> None:
+    with pytest.raises(OptionsError, match="--batch_size must be at least 1; found 0"):
+        FeatureExtractor(**files_of(tiny_bert), max_seq_length=32, batch_size=0)
+    with pytest.raises(OptionsError, match="--vocab_file must be given"):
+        FeatureExtractor()
+
+
+def test_one_text_is_not_taken_for_many(extractor: FeatureExtractor) -> None:
+    with pytest.raises(TypeError, match=r"as in extract\(\[text\]\)"):
+        next(extractor.extract("the river bank"))
+
+
+def test_nothing_gives_nothing(extractor: FeatureExtractor) -> None:
+    assert list(extractor.extract([])) == []
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_extract_is_lazy(extractor: FeatureExtractor) -> None:
+    num_taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal num_taken
+        while True:
+            num_taken += 1
+            yield "the river bank is wet"
+
+    records = extractor.extract(endless())
+    assert num_taken == 0
+    for index in range(100):
+        assert next(records).linex_index == index
+    # Three windows of 16,384 tokens, seven tokens a line, and a chunk of lines.
+    assert num_taken < 3 * (16384 // 7 + 8) + 512 + 8
+    del records  # and its threads end
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_an_error_of_the_lines_comes_through(extractor: FeatureExtractor) -> None:
+    def broken() -> Iterator[str]:
+        yield "the river"
+        raise RuntimeError("the generator's own")
+
+    with pytest.raises(RuntimeError, match="the generator's own"):
+        list(extractor.extract(broken()))
+
+
+def test_extractors_live_side_by_side(tiny_bert: Path) -> None:
+    lines = ["the river bank", "", "who was jim henson ?"] * 50
+    extractors = [
+        FeatureExtractor(options_for(tiny_bert, num_threads=number, layers="0"))
+        for number in (1, 4)
+    ]
+    together = zip(*(e.extract(lines) for e in extractors), strict=True)
+    for one, other in together:
+        assert one.tokens == other.tokens
+        np.testing.assert_array_equal(one.layers[0], other.layers[0])
+
+
+def test_a_vector_that_is_not_finite_raises(tiny_bert: Path, tmp_path: Path) -> None:
+    weights = read_tf1_checkpoint(tiny_bert / "bert_model.ckpt")
+    broken = np.array(weights["bert/embeddings/LayerNorm/beta"])
+    broken[0] = np.inf
+    weights["bert/embeddings/LayerNorm/beta"] = broken
+    write_tf1_checkpoint(tmp_path / "broken.ckpt", weights)
+    options = options_for(tiny_bert, init_checkpoint=str(tmp_path / "broken.ckpt"))
+    with pytest.raises(NotFiniteError, match=r"linex_index 0, token 0 \('\[CLS\]'\)"):
+        next(FeatureExtractor(options).extract(["the river"]))
+
+
+def test_files_hold_what_extract_gives(
+    extractor: FeatureExtractor, golden_dir: Path, tmp_path: Path
+) -> None:
+    output_file = tmp_path / "output.jsonl.gz"
+    input_file = golden_dir / "input.txt"
+    summary = extractor.extract_file(str(input_file), str(output_file))
+    assert (summary.num_lines, summary.num_pairs) == (37, 6)
+    assert (summary.num_truncated, summary.num_unsplit) == (4, 6)
+    assert summary.num_tokens == 487
+    assert summary.output_bytes == output_file.stat().st_size
+    lines = input_file.read_bytes().decode().split("\n")
+    records = list(extractor.extract(lines))
+    for kept, record in zip(read_features(str(output_file)), records, strict=True):
+        assert kept.linex_index == record.linex_index
+        assert kept.tokens == record.tokens
+        assert kept.indexes == record.indexes
+        for kept_layer, layer in zip(kept.layers, record.layers, strict=True):
+            np.testing.assert_allclose(kept_layer, layer, rtol=0, atol=6e-7)
+    assert sum(len(record.tokens) for record in records) == summary.num_tokens
+
+
+def test_the_command_writes_the_same_bytes(
+    extractor: FeatureExtractor, golden_dir: Path, tmp_path: Path, tiny_bert: Path
+) -> None:
+    input_file = golden_dir / "input.txt"
+    extractor.extract_file(str(input_file), str(tmp_path / "api.jsonl"))
+    flags = flags_for(
+        tiny_bert,
+        layers="-1,embeddings",
+        input_file=input_file,
+        output_file=tmp_path / "command.jsonl",
+        verbosity=-1,
+    )
+    assert cli.main(["bert-extract", *flags]) == 0
+    command = (tmp_path / "command.jsonl").read_bytes()
+    assert (tmp_path / "api.jsonl").read_bytes() == command
+
+
+def test_a_job_can_have_an_output_for_each_input(
+    extractor: FeatureExtractor, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("the river\nthe bank\n")
+    (tmp_path / "b.txt").write_text("the bank\n")
+    job = Job(input_file=f"{tmp_path}/*.txt", output_dir=str(tmp_path))
+    summaries = extractor.run_job(job)
+    assert [summary.num_lines for summary in summaries] == [2, 1]
+    (record,) = read_features(str(tmp_path / "b.jsonl"))
+    assert record.linex_index == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "num_variables"),
+    [("embeddings", 5), ("0", 21), ("-2", 21), ("0,embeddings,0", 21), ("all", 37)],
+)
+def test_layers_above_the_highest_are_not_loaded(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    layers: str,
+    num_variables: int,
+) -> None:
+    from absl import logging
+
+    logging.set_verbosity(logging.INFO)
+    model_dir = write_random_model(tmp_path)
+    extractor = FeatureExtractor(options_for(model_dir, layers=layers))
+    assert f"{num_variables} variables loaded" in caplog.text
+    (record,) = extractor.extract(["w1 w2"])
+    assert len(record.layers) == len(record.indexes)
+    if layers == "0,embeddings,0":
+        assert record.layers[0] is record.layers[2]  # computed and copied once
+
+
+def test_a_line_may_have_a_million_characters(extractor: FeatureExtractor) -> None:
+    (record,) = extractor.extract(["river " * 200_000])
+    assert record.tokens == ("[CLS]", *["river"] * 30, "[SEP]")
+
+
+def test_the_longest_line_of_the_model(tiny_bert: Path) -> None:
+    options = options_for(tiny_bert, max_seq_length=64, layers="4")
+    (record,) = FeatureExtractor(options).extract(["river " * 100])
+    assert record.layers[0].shape == (64, 32)
+
+
+def test_every_length_up_to_the_longest(tmp_path: Path) -> None:
+    """Also where padding would go over the model's last position."""
+    model_dir = write_random_model(tmp_path, max_position_embeddings=131)
+    options = options_for(model_dir, max_seq_length=131, layers="0")
+    lines = ["w1 " * number for number in range(131)]
+    for number, record in enumerate(FeatureExtractor(options).extract(lines)):
+        assert len(record.tokens) == min(number + 2, 131)
+        assert np.isfinite(record.layers[0]).all()
