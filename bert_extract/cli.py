@@ -198,7 +198,7 @@ def _run(options: Options, job: Job) -> int:
 def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     options.check()
     job.check()
-    with _silence():
+    with _silence(), _no_search_for_a_temporary_folder():
         # Only now: TensorFlow takes seconds to import, and `--help` none.
         import tensorflow_text  # noqa: F401 - imported here for its chatter
 
@@ -274,6 +274,21 @@ def _silence() -> Iterator[None]:
         finally:
             os.dup2(own_stderr, 2)
             os.close(own_stderr)
+
+
+@contextlib.contextmanager
+def _no_search_for_a_temporary_folder() -> Iterator[None]:
+    """Keeps TensorFlow's import from writing a file to find out where it may.
+
+    It wants to know the folder for temporary files, never uses it, and would fail
+    where there is none.
+    """
+    tempdir = tempfile.tempdir
+    tempfile.tempdir = tempdir or os.curdir
+    try:
+        yield
+    finally:
+        tempfile.tempdir = tempdir
 
 
 def _unnamed_file() -> IO[bytes]:
