@@ -568,3 +568,37 @@ def test_every_record_is_json_with_the_keys_of_the_original(expected: bytes) -> 
         assert list(record) == ["linex_index", "features"]
         assert record["linex_index"] == index
         assert [e["index"] for e in record["features"][0]["layers"]] == [-1, 0]
+
+
+def test_nothing_is_written_but_beside_the_output(
+    tiny_flags: list[str], text_file: Path, tmp_path: Path
+) -> None:
+    output_file = tmp_path / "output.jsonl"
+    flags = [*tiny_flags, *io_flags(text_file, output_file), "--verbosity=-1"]
+    completed = subprocess.run(
+        [sys.executable, "-B", "-c", TELL_WHAT_IS_WRITTEN, *flags],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    exit_code, *written = completed.stdout.splitlines()
+    assert exit_code == "0"
+    assert f"{output_file}.partial" in written
+    elsewhere = {path for path in written if not path.startswith(str(output_file))}
+    assert elsewhere <= {os.devnull}
+
+
+TELL_WHAT_IS_WRITTEN = """
+import os, sys
+written = []
+def hook(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            written.append(arguments[0])
+    elif event in ("os.mkdir", "os.rename", "tempfile.mkstemp"):
+        written.append(str(arguments[0]))
+sys.addaudithook(hook)
+from bert_extract import cli
+print(cli.main(), *written, sep="\\n")
+"""
