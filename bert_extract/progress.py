@@ -90,12 +90,12 @@ class Summary:
         )
         if self.num_truncated:
             logging.warning(
-                "%s lines were longer than --max_seq_length and were truncated",
+                "lines longer than --max_seq_length, which were truncated: %s",
                 f"{self.num_truncated:,}",
             )
         if self.num_unsplit:
             logging.warning(
-                "%s lines hold '|||' and were read as one text: a pair is separated "
+                "lines with '|||' that were read as one text: %s; a pair is separated "
                 "by exactly ' ||| ', one space on each side",
                 f"{self.num_unsplit:,}",
             )

@@ -422,8 +422,8 @@ def test_the_first_line_names_the_device_and_the_last_ones_sum_up(
     for part in ("37 lines (6 pairs, 4 truncated)", "487 tokens", " s, ", "tokens/s"):
         assert part in summary
     assert summary.startswith(f"bert-extract: {output_file}: ")
-    assert truncated.startswith("bert-extract: WARNING: 4 lines were longer than")
-    assert unsplit.startswith("bert-extract: WARNING: 6 lines hold '|||'")
+    assert truncated.startswith("bert-extract: WARNING: lines longer than --max")
+    assert unsplit.startswith("bert-extract: WARNING: lines with '|||' that")
     assert "\r" not in captured.err  # no bar
 
 

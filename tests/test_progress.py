@@ -68,9 +68,9 @@ def test_the_summary_says_all_that_was_counted(log: LogLines) -> None:
         "INFO: out.jsonl: 1,234 lines (56 pairs, 7 truncated), 30,000 tokens, 2.0 s, "
         "15,000 tokens/s, padding 25.0 %, 5,000,000 bytes, peak memory 700 MB, "
         "compiled JSON kernel",
-        "WARNING: 7 lines were longer than --max_seq_length and were truncated",
-        "WARNING: 8 lines hold '|||' and were read as one text: a pair is separated by "
-        "exactly ' ||| ', one space on each side",
+        "WARNING: lines longer than --max_seq_length, which were truncated: 7",
+        "WARNING: lines with '|||' that were read as one text: 8; a pair is separated "
+        "by exactly ' ||| ', one space on each side",
     ]
 
 
