@@ -259,7 +259,16 @@ def test_stops_anywhere_give_the_same_bytes(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".gz"])
-@pytest.mark.parametrize("garbage", [b"half a li", b"\0" * 9000, b"\x1f\x8b\x08", b""])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"half a li",
+        b"\0" * 9000,
+        b"\0" * 9000 + b"a later block\n",
+        b"\x1f\x8b\x08",
+    ],
+)
 def test_what_stands_behind_the_last_whole_record_is_cut_off(
     tmp_path: Path, suffix: str, garbage: bytes
 ) -> None:
