@@ -23,6 +23,7 @@ import json
 import os
 import pydoc_data.topics
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -377,7 +378,8 @@ class Benchmark:
         self._peers = peers
         self._files = files
         self._texts = texts
-        self._workers: list[tuple[Row, Worker]] = []
+        self._started: list[Worker] = []
+        self._workers: list[tuple[Row, Worker]] = []  # in the rounds
         self._ceilings: list[tuple[str, str, Worker]] = []  # precision, library
         self._reference: list[dict[str, Any]] | None = None  # lines of an output
         config_file = Path(files.huggingface_dir, "config.json")
@@ -463,7 +465,9 @@ class Benchmark:
 
     def _start(self, python: Path, script: Path, setting: Setting) -> Worker:
         log_file = self._work_dir / "logs" / f"{setting.name}, {script.stem}.log"
-        return Worker(python, script, setting, self._files, log_file)
+        worker = Worker(python, script, setting, self._files, log_file)
+        self._started.append(worker)
+        return worker
 
     def _check(self, row: Row, worker: Worker) -> None:
         """Nobody may compute something else.
@@ -542,9 +546,7 @@ class Benchmark:
 
     def close(self) -> None:
         """Ends all processes."""
-        for _, worker in self._workers:
-            worker.close()
-        for _, _, worker in self._ceilings:
+        for worker in self._started:
             worker.close()
 
 
@@ -615,6 +617,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does it: workers are ended, outputs removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
         main()
     except subprocess.CalledProcessError as failure:

@@ -117,7 +117,9 @@ class Worker:
         return self._read()
 
     def close(self) -> None:
-        """Ends the process; after an error too."""
+        """Ends the process; after an error too, and if it has ended already."""
+        if self._process.returncode is not None:
+            return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
