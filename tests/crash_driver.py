@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from bert_extract import batching, cli, writers
+from bert_extract import appending, batching, cli
 
 wanted = json.loads(os.environ.get("CRASH", "{}"))
 num_passed = 0
@@ -24,10 +24,10 @@ def crash_point(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-writers.crash_point = crash_point
+appending.crash_point = crash_point
 # Small enough that a test's few seconds see many windows and many writes.
 batching._MAX_WINDOW_LINES = 512
-writers._BUFFER_SIZE = 1 << 18
+appending.BUFFER_SIZE = 1 << 18
 if __name__ == "__main__":
     sys.argv[0] = "bert-extract"
     cli.run()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Dies in bert_extract.writers.crash_point where it is told to.
+# Dies in bert_extract.appending.crash_point where it is told to.
 DRIVER = Path(__file__).parent / "crash_driver.py"
 # No run of the tiny checkpoint takes longer, in seconds, on a machine that is busy.
 TIME_LIMIT = 180

@@ -16,14 +16,16 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
     *("unicode14", "tokenization", "features", "batching", "config", "modeling"),
-    *("checkpoint", "records", "writers", "pipeline", "devices", "progress", "engine"),
+    *("checkpoint", "records", "appending", "partial", "writers", "pipeline"),
+    *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
     *("errors", "options", "examples", "splits", "unicode14", "tokenization"),
-    *("features", "batching", "config", "records", "writers", "pipeline", "progress"),
+    *("features", "batching", "config", "records", "appending", "partial", "writers"),
+    *("pipeline", "progress"),
     "cli",
 )
 

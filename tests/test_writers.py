@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 from absl import logging
 
-from bert_extract import writers
+from bert_extract import appending, partial
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.writers import Writer, find_complete, open_writer
 
 FINGERPRINT = {"layers": (-1, "embeddings"), "input": [["in.txt", 7, 8]]}
-BUFFER_SIZE = writers._BUFFER_SIZE
+BUFFER_SIZE = appending.BUFFER_SIZE
 
 
 class Crash(BaseException):
@@ -294,10 +294,10 @@ def test_a_member_cut_at_every_byte_is_not_whole(tmp_path: Path) -> None:
     for end in range(len(pieces[0]), len(b"".join(pieces))):
         path.write_bytes(b"".join(pieces)[:end])
         with open(path, "rb") as file:
-            assert writers._scan_members(file.fileno(), 0) == (len(pieces[0]), 2)
+            assert partial._scan_members(file.fileno(), 0) == (len(pieces[0]), 2)
     path.write_bytes(b"".join(pieces))
     with open(path, "rb") as file:
-        assert writers._scan_members(file.fileno(), 0)[1] == 10
+        assert partial._scan_members(file.fileno(), 0)[1] == 10
     assert len(gzip.decompress(path.read_bytes())) == 20
 
 
@@ -432,7 +432,7 @@ def test_death_while_finishing(
         ):
             raise Crash
 
-    monkeypatch.setattr(writers, "crash_point", crash_point)
+    monkeypatch.setattr(appending, "crash_point", crash_point)
     with pytest.raises(Crash):
         writer.finish()
     die(writer)
@@ -463,7 +463,7 @@ def test_an_interruption_between_the_renames_loses_nothing(
         if num_left == 0:
             raise Crash
 
-    monkeypatch.setattr(writers, "crash_point", crash_point)
+    monkeypatch.setattr(appending, "crash_point", crash_point)
     with contextlib.suppress(Crash):
         write_all(writer, lines, commit_every=100)
         writer.finish()
@@ -535,7 +535,7 @@ def test_a_second_run_is_refused_between_the_renames_too(
                 open_writer(str(path), FINGERPRINT, resume=False)
             refused.append(str(caught.value))
 
-    monkeypatch.setattr(writers, "crash_point", crash_point)
+    monkeypatch.setattr(appending, "crash_point", crash_point)
     writer.finish()
     assert len(refused) == 2
     assert names(tmp_path) == ["out.jsonl", "out.jsonl.run.json"]

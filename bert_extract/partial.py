@@ -1,0 +1,422 @@
+"""A file that appears whole, or can be gone on with.
+
+An output is written to OUTPUT.partial beside it, with OUTPUT.partial.run.json for what
+the run is and how much of it is durable. When it is complete both are renamed, to
+OUTPUT and OUTPUT.run.json.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from absl import logging
+
+from bert_extract import appending
+from bert_extract.appending import BUFFER_SIZE, AppendFile, Buffer, explaining
+from bert_extract.errors import OutputError
+
+Fingerprint = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _RunFile:
+    """What stands beside an output: how it came to be, how much of it is durable."""
+
+    fingerprint: dict[str, Any]
+    num_records: int  # durable ones
+    num_bytes: int  # the output's bytes that hold them
+    is_complete: bool
+    process_id: int
+    host: str
+
+
+class PartialWriter:
+    """Writes OUTPUT.partial and renames it when it is complete."""
+
+    def __init__(self, path: str, fingerprint: Fingerprint, resume: bool) -> None:
+        self.num_records_kept = 0
+        self.num_bytes = 0
+        self.is_complete = False
+        self._path = path
+        self._partial = path + ".partial"
+        self._partial_run_file = self._partial + ".run.json"
+        self._run_file = path + ".run.json"
+        self._fingerprint = _as_read_back(fingerprint)
+        self._num_records = 0
+        self._num_durable = 0  # records
+        # False while a call of write, commit or finish has not returned: if it was
+        # interrupted, the buffer may hold anything.
+        self._is_at_rest = True
+        self._descriptor = -1
+        self._file: AppendFile | None = None
+        with explaining(self._partial):
+            self._lock()
+        try:
+            with explaining(self._partial, can_resume=True):
+                if resume:
+                    self._keep()
+                else:
+                    self._discard_leftover()
+                if not self.is_complete:
+                    self._start()
+        except BaseException:
+            self._abandon()
+            raise
+
+    # -- opening
+
+    def _lock(self) -> None:
+        """Opens the partial file and holds a lock on it that dies with the process."""
+        while True:
+            descriptor = os.open(
+                self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )
+            try:
+                _flock(descriptor, fcntl.LOCK_EX, self._partial)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise self._locked_error() from None
+            # The run that held the lock may have renamed the file meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self._partial)):
+                    self._descriptor = descriptor
+                    break
+            os.close(descriptor)
+        if self._is_being_finished():
+            # Only our own empty file goes: what tells of the run is the other one's.
+            os.unlink(self._partial)
+            os.close(self._descriptor)
+            raise self._locked_error()
+
+    def _is_being_finished(self) -> bool:
+        """Whether a run has renamed its file to OUTPUT, but not yet all of it."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False  # there is none, most likely
+        try:
+            _flock(descriptor, fcntl.LOCK_SH, self._path)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _locked_error(self) -> OutputError:
+        other = _read_run_file(self._partial_run_file)
+        who = f"process {other.process_id} on {other.host}" if other else "another run"
+        return OutputError(
+            f"{self._path}: {who} is writing this output right now; wait for it, or "
+            "write to another file"
+        )
+
+    def _keep(self) -> None:
+        """Finds out what an earlier run left, and goes on after it."""
+        left = _read_run_file(self._partial_run_file)
+        size = os.fstat(self._descriptor).st_size
+        if size == 0:
+            self._keep_nothing(left)
+            return
+        if left is None:
+            raise OutputError(
+                f"{self._partial}: --resume cannot tell which run wrote it: "
+                f"{self._partial_run_file} is missing or broken. Remove the partial "
+                "file, or run without --resume to start over"
+            )
+        _check_fingerprint(left, self._fingerprint, self._partial)
+        self.num_bytes, self.num_records_kept = self._whole_records(left)
+        os.ftruncate(self._descriptor, self.num_bytes)
+
+    def _keep_nothing(self, left: _RunFile | None) -> None:
+        """No record is left, but the output may be there already."""
+        if self._was_renamed(left):
+            # It died between the two renames.
+            os.replace(self._partial_run_file, self._run_file)
+        elif left is not None and left.fingerprint == self._fingerprint:
+            return  # this very run was about to replace whatever output there is
+        done = _complete_run(self._path, self._run_file, self._fingerprint)
+        if done is not None:
+            self.num_records_kept, self.num_bytes = done.num_records, done.num_bytes
+            self.is_complete = True
+            self._abandon()
+
+    def _whole_records(self, left: _RunFile | None) -> tuple[int, int]:
+        """The bytes of the partial file that are whole records, and how many."""
+        size = os.fstat(self._descriptor).st_size
+        start = num_records = 0
+        # If not even that is there, the disk lost what it had confirmed.
+        if left is not None and left.num_bytes <= size:
+            start, num_records = left.num_bytes, left.num_records
+        scan = _scan_members if self._path.endswith(".gz") else _scan_lines
+        end, num_found = scan(self._descriptor, start)
+        return end, num_records + num_found
+
+    def _was_renamed(self, left: _RunFile | None) -> bool:
+        return (
+            left is not None
+            and left.is_complete
+            and os.path.isfile(self._path)
+            and os.path.getsize(self._path) == left.num_bytes
+        )
+
+    def _discard_leftover(self) -> None:
+        if os.fstat(self._descriptor).st_size:
+            left = _read_run_file(self._partial_run_file)
+            _, num_records = self._whole_records(left)
+            logging.warning(
+                "%s: discarding what a run left that was stopped, %s lines; with "
+                "--resume it would have gone on after them",
+                self._partial,
+                f"{num_records:,}",
+            )
+        os.ftruncate(self._descriptor, 0)
+
+    def _start(self) -> None:
+        self._num_records = self.num_records_kept
+        self._write_run_file(is_complete=False)
+        self._file = AppendFile(self._descriptor, self.num_bytes)
+
+    # -- writing
+
+    def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
+        """Appends whole records."""
+        assert self._file is not None
+        self._is_at_rest = False
+        num_bytes = sum(len(buffer) for buffer in buffers)
+        with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
+            for buffer in buffers:
+                self._file.append(buffer)
+        self.num_bytes += num_bytes
+        self._num_records += num_records
+        self._is_at_rest = True
+
+    def commit(self) -> None:
+        """Makes what was written durable."""
+        assert self._file is not None
+        self._is_at_rest = False
+        with explaining(self._partial, self.num_bytes, can_resume=True):
+            self._make_durable(is_complete=False)
+        self._is_at_rest = True
+
+    def finish(self) -> None:
+        """Puts the output in its place."""
+        assert self._file is not None
+        self._is_at_rest = False
+        with explaining(self._path, self.num_bytes, can_resume=True):
+            self._make_durable(is_complete=True)
+            appending.crash_point("rename")
+            os.replace(self._partial, self._path)
+            appending.crash_point("rename")
+            os.replace(self._partial_run_file, self._run_file)
+            _sync_folder(self._path)
+            os.close(self._descriptor)
+
+    def _make_durable(self, is_complete: bool) -> None:
+        assert self._file is not None
+        self._file.flush()
+        appending.crash_point("flush")
+        os.fsync(self._descriptor)
+        self._write_run_file(is_complete)
+
+    def suspend(self) -> int:
+        """Ends an unfinished run; returns how many records can be gone on with."""
+        # After a call that failed or was interrupted, what was durable before it is
+        # left as it is; the next run finds the whole records behind it.
+        if self._is_at_rest:
+            try:
+                self.commit()
+            except OutputError as error:
+                logging.debug("%s", error)
+        num_records = self._num_durable
+        left = _read_run_file(self._partial_run_file)
+        if left is not None:
+            with contextlib.suppress(OSError):
+                _, num_records = self._whole_records(left)
+        self._abandon()
+        return num_records
+
+    def _abandon(self) -> None:
+        """Lets go of the lock, and of the partial file if it holds nothing."""
+        with contextlib.suppress(OSError):
+            status = os.fstat(self._descriptor)
+            is_ours = os.path.samestat(status, os.stat(self._partial))
+            if is_ours and status.st_size == 0:
+                os.unlink(self._partial)
+                os.unlink(self._partial_run_file)
+        os.close(self._descriptor)
+
+    def _write_run_file(self, is_complete: bool) -> None:
+        run_file = _RunFile(
+            self._fingerprint,
+            self._num_records,
+            self.num_bytes,
+            is_complete,
+            os.getpid(),
+            socket.gethostname(),
+        )
+        text = json.dumps(asdict(run_file), indent=1) + "\n"
+        temporary = self._partial_run_file + ".tmp"
+        try:
+            with open(temporary, "w", encoding="utf-8") as writer:
+                writer.write(text)
+                writer.flush()
+                os.fsync(writer.fileno())
+            os.replace(temporary, self._partial_run_file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._num_durable = self._num_records
+
+
+def complete_run(path: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
+    """Looks for an output that is there already, and was made in the same way.
+
+    Returns:
+      Its records and bytes; None if something has to be done, or to be said, which
+      `PartialWriter` does.
+    """
+    if not os.path.isfile(path) or os.path.exists(path + ".partial.run.json"):
+        return None
+    try:
+        done = _complete_run(path, path + ".run.json", _as_read_back(fingerprint))
+    except OutputError:
+        return None
+    return None if done is None else (done.num_records, done.num_bytes)
+
+
+def _complete_run(
+    path: str, run_file: str, fingerprint: dict[str, Any]
+) -> _RunFile | None:
+    """What made the output that is there; None if there is none.
+
+    Raises:
+      OutputError: nobody knows how it was made, or it was made in another way.
+    """
+    if not os.path.exists(path):
+        return None
+    done = _read_run_file(run_file)
+    if done is None or not done.is_complete:
+        raise OutputError(
+            f"{path}: --resume cannot tell how it was made: {run_file} is missing or "
+            "broken. Remove the output, or run without --resume to replace it"
+        )
+    _check_fingerprint(done, fingerprint, path)
+    size = os.path.getsize(path)
+    if size != done.num_bytes:
+        raise OutputError(
+            f"{path}: has {size:,} bytes and had {done.num_bytes:,} when it was "
+            f"complete, as {run_file} says. Remove it, or run without --resume to "
+            "replace it"
+        )
+    return done
+
+
+def _check_fingerprint(found: _RunFile, fingerprint: dict[str, Any], path: str) -> None:
+    differences = []
+    for key in sorted({*found.fingerprint, *fingerprint}):
+        was, now = found.fingerprint.get(key), fingerprint.get(key)
+        if was != now:
+            differences.append(f"  {key}: was {was!r}, is now {now!r}")
+    if differences:
+        raise OutputError(
+            f"{path}: --resume cannot go on, it was made by a different run:\n"
+            + "\n".join(differences)
+            + "\nGive the command that made it, remove it, or run without --resume to "
+            "start over"
+        )
+
+
+def _as_read_back(fingerprint: Fingerprint) -> dict[str, Any]:
+    """The fingerprint as JSON gives it back: with lists for tuples."""
+    read_back: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
+    return read_back
+
+
+def _flock(descriptor: int, operation: int, path: str) -> None:
+    """Takes a lock at once, or raises BlockingIOError."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        # Some network file systems are mounted without locks.
+        logging.warning(
+            "%s: cannot lock it (%s): nothing keeps a second run from writing it too",
+            path,
+            error.strerror,
+        )
+
+
+def _read_run_file(path: str) -> _RunFile | None:
+    """Reads what stands beside an output; None if it is missing or broken."""
+    try:
+        with open(path, encoding="utf-8") as reader:
+            return _RunFile(**json.load(reader))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        logging.debug("%s: %s", path, error)
+        return None
+
+
+def _sync_folder(path: str) -> None:
+    """Makes a rename durable."""
+    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# Records may be cut anywhere when a process dies, and after a power failure the blocks
+# behind the last durable one may hold anything.
+
+
+def _scan_lines(descriptor: int, start: int) -> tuple[int, int]:
+    """Finds where the last whole line ends, and how many there are from `start` on."""
+    end, num_lines, rest = start, 0, b""
+    while True:
+        block = os.pread(descriptor, BUFFER_SIZE, end + len(rest))
+        rest += block
+        whole = rest.rfind(b"\n") + 1
+        hole = rest.find(b"\0", 0, whole)  # JSON has no NUL
+        if hole >= 0:
+            whole = rest.rfind(b"\n", 0, hole) + 1
+        num_lines += rest.count(b"\n", 0, whole)
+        end += whole
+        rest = rest[whole:]
+        if hole >= 0 or not block:
+            return end, num_lines
+
+
+def _scan_members(descriptor: int, start: int) -> tuple[int, int]:
+    """The same for gzip: the last whole member, and the lines that they hold."""
+    end = position = start
+    num_lines = num_lines_in_member = 0
+    decompressor = zlib.decompressobj(31)
+    rest = b""
+    while block := rest or os.pread(descriptor, BUFFER_SIZE, position):
+        if not rest:
+            position += len(block)
+        try:
+            num_lines_in_member += decompressor.decompress(block).count(b"\n")
+        except zlib.error:
+            break
+        rest = b""
+        if decompressor.eof:
+            rest = decompressor.unused_data
+            end = position - len(rest)
+            num_lines += num_lines_in_member
+            decompressor, num_lines_in_member = zlib.decompressobj(31), 0
+    return end, num_lines
