@@ -321,7 +321,7 @@ def settings_of(contender: str, cores: int) -> list[tuple[str, list[Setting]]]:
     usual = (
         {"label": each_label, **each},
         {"label": f"{each_label} + formatter", **each, "num_spare": 1},
-        {"label": f"{cores} processes", **each, "variant": "processes"},
+        {"label": f"{cores} processes", **each, "has_processes": True},
         {"label": f"{split_label} + formatter", **split},
     )
     precisions = ("float32", "bfloat16")
@@ -336,7 +336,12 @@ def settings_of(contender: str, cores: int) -> list[tuple[str, list[Setting]]]:
         ]
     if contender == "transformers":
         # Batches of half the others' size: larger ones were slower.
-        return [settings(p, *usual, num_slots=512) for p in precisions]
+        compiled = [
+            {**way, "label": f"{way['label']}, compiled", "variant": "compiled"}
+            for way in usual[2:]
+        ]
+        ways = (*usual, *compiled)
+        return [settings(p, *ways, num_slots=512) for p in precisions]
     if contender == "onnxruntime":
         plain = {"label": f"{each_label}, not fused", "variant": "not fused", **each}
         return [settings("float32", *usual, plain)]

@@ -42,6 +42,7 @@ class Setting:
     num_encoders: int = 1  # batches that are computed at once
     num_threads: int = 1  # threads that compute one batch; 0: the library's default
     num_spare: int = 0  # threads more than encoders: they format while others compute
+    has_processes: bool = False  # one for each encoder, instead of threads
     num_slots: int = 1024  # tokens of a batch, padding included
     variant: str = ""  # what else the contender is to do
 
