@@ -123,6 +123,10 @@ class Engine:
         if self._graphs:
             return
         num_layers = num_layers_needed(self.indexes, self.config.num_hidden_layers)
+        # Before the threads: its import registers operations, and another thread that
+        # looks one up meanwhile may wait for it forever.
+        import tensorflow_text  # noqa: F401
+
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Both take a while, and each leaves the interpreter to the other.
             tokenizer = pool.submit(Tokenizer, self._vocab, self.options.do_lower_case)
