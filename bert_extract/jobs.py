@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import devices
-from bert_extract.checkpoint import resolve_checkpoint
+from bert_extract.checkpoint import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
     CheckpointError,
@@ -240,10 +240,8 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
     options = engine.options
-    index_file = resolve_checkpoint(options.init_checkpoint) + ".index"
     fingerprint: dict[str, Any] = {
-        # The index holds a checksum of every tensor.
-        "checkpoint_sha256": _sha256(index_file),
+        "checkpoint_sha256": open_checkpoint(options.init_checkpoint).checksum(),
         "vocab_sha256": _sha256(options.vocab_file),
         "bert_config_sha256": _sha256(options.bert_config_file),
         "do_lower_case": options.do_lower_case,

@@ -16,7 +16,16 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
     *("unicode14", "tokenization", "features", "batching", "config", "modeling"),
-    *("checkpoint", "records", "appending", "partial", "writers", "pipeline"),
+    *(
+        "checkpoint_format",
+        "bundle",
+        "checkpoint",
+        "records",
+        "appending",
+        "partial",
+        "writers",
+        "pipeline",
+    ),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )

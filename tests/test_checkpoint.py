@@ -18,7 +18,8 @@ from make_checkpoints import (
     write_tf1_checkpoint,
 )
 
-from bert_extract.checkpoint import load_weights, resolve_checkpoint
+from bert_extract.bundle import resolve_prefix
+from bert_extract.checkpoint import load_weights
 from bert_extract.config import BertConfig, variable_shapes
 from bert_extract.errors import CheckpointError
 
@@ -209,13 +210,13 @@ def test_more_layers_than_the_config_are_warned_about(prefix: str) -> None:
 
 
 def test_a_prefix_is_taken_as_it_is(prefix: str) -> None:
-    assert resolve_checkpoint(prefix) == prefix
+    assert resolve_prefix(prefix) == prefix
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_folder_as_it_was_published(prefix: str, slash: str) -> None:
     directory = str(Path(prefix).parent)
-    assert resolve_checkpoint(directory + slash) == prefix
+    assert resolve_prefix(directory + slash) == prefix
 
 
 def test_a_folder_stands_for_its_latest_checkpoint(
@@ -225,7 +226,7 @@ def test_a_folder_stands_for_its_latest_checkpoint(
         write_tf1_checkpoint(tmp_path / f"model.ckpt-{step}", weights)
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
     assert tf.train.latest_checkpoint(str(tmp_path)) == f"{tmp_path}/model.ckpt-9"
-    assert resolve_checkpoint(str(tmp_path)) == f"{tmp_path}/model.ckpt-9"
+    assert resolve_prefix(str(tmp_path)) == f"{tmp_path}/model.ckpt-9"
 
 
 def test_a_prefix_wins_over_a_folder_of_the_same_name(
@@ -240,8 +241,8 @@ def test_a_prefix_wins_over_a_folder_of_the_same_name(
 
 def test_a_relative_folder(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(prefix).parent)
-    assert resolve_checkpoint(".") == "bert_model.ckpt"
-    assert resolve_checkpoint("bert_model.ckpt") == "bert_model.ckpt"
+    assert resolve_prefix(".") == "bert_model.ckpt"
+    assert resolve_prefix("bert_model.ckpt") == "bert_model.ckpt"
     assert load_error("bert_model") == (
         ": no such checkpoint: there is no file bert_model.index; "
         "these are in its folder:\n  bert_model.ckpt"
@@ -252,7 +253,7 @@ def test_a_relative_folder(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_prefix_of_any_name(tmp_path: Path, weights: Weights, name: str) -> None:
     write_tf1_checkpoint(tmp_path / name, weights)
     assert len(load_weights(str(tmp_path / name), CONFIG).weights) == 53
-    assert resolve_checkpoint(str(tmp_path)) == str(tmp_path / name)
+    assert resolve_prefix(str(tmp_path)) == str(tmp_path / name)
 
 
 def test_a_remote_checkpoint(tmp_path: Path, prefix: str, weights: Weights) -> None:

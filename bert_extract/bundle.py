@@ -1,0 +1,219 @@
+"""TensorFlow's checkpoint files, NAME.index and NAME.data-*, of TF1 and of TF2."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import tensorflow as tf
+
+from bert_extract.checkpoint_format import Source, Stored
+from bert_extract.errors import CheckpointError
+
+# A checkpoint is a prefix that several files share; people often paste one of the
+# files.
+_FILE_OF_CHECKPOINT = re.compile(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})")
+
+
+class Bundle:
+    """A checkpoint in TensorFlow's files; the names in it are its subclasses' matter.
+
+    Attributes:
+      path: the prefix of the files.
+      variables: every variable, by the name that it was saved under.
+    """
+
+    def __init__(self, prefix: str, variables: Mapping[str, Stored]) -> None:
+        self.path = prefix
+        self.variables = variables
+
+    def read(self, names: Sequence[str]) -> Iterator[tf.Tensor]:
+        """Yields stored variables on the CPU, in order, as they lie there."""
+        # One RestoreV2 reads each variable into the buffer that stays its tensor's: a
+        # NumPy array between would double the memory.
+        dtypes = [tf.as_dtype(self.variables[name].dtype) for name in names]
+        try:
+            with tf.device("CPU:0"):
+                tensors = tf.raw_ops.RestoreV2(
+                    prefix=self.path,
+                    tensor_names=list(names),
+                    shape_and_slices=[""] * len(names),
+                    dtypes=dtypes,
+                )
+        except tf.errors.OpError as error:
+            raise CheckpointError(
+                f"{self.path}: the weights cannot be read ({_reason(error)}): "
+                "copy or download the checkpoint's files again"
+            ) from error
+        tensors.reverse()
+        while tensors:
+            yield tensors.pop()
+
+    def checksum(self) -> str:
+        """SHA-256 of the index, which holds a checksum of every variable."""
+        index_file = f"{self.path}.index"
+        try:
+            with tf.io.gfile.GFile(index_file, "rb") as reader:
+                return hashlib.sha256(reader.read()).hexdigest()
+        except tf.errors.OpError as error:
+            raise CheckpointError(
+                f"{index_file}: cannot read it: {error.message}"
+            ) from error
+
+
+class Tf1Checkpoint(Bundle):
+    """What the original's code saved: the names are TF1's by definition."""
+
+    config_name = "bert_config.json"
+    no_bert = "No variable's name begins with bert/"
+    way_out = "Is the checkpoint whole, and a BERT that the original's code saved?"
+
+    def source(self, tf1_name: str) -> Source:
+        """The variable itself."""
+        return Source((tf1_name,))
+
+
+def resolve_prefix(init_checkpoint: str) -> str:
+    """The prefix that a prefix or a directory stands for.
+
+    A directory stands for the checkpoint that its `checkpoint` file calls the latest.
+    Published checkpoints come without that file: then it must hold exactly one.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or more than one.
+    """
+    prefix = _find_prefix(init_checkpoint)
+    # TensorFlow looks for the prefix as for a glob before it opens it as a name. The
+    # other characters of globs match themselves.
+    if "[" in prefix or "\\" in prefix:
+        raise CheckpointError(
+            f"{prefix}: TensorFlow opens no checkpoint with [ or \\ in its path: "
+            "rename it, or link to it under another name"
+        )
+    return prefix
+
+
+def _find_prefix(init_checkpoint: str) -> str:
+    try:
+        init_checkpoint.encode("utf-8")
+        if tf.io.gfile.exists(f"{init_checkpoint}.index"):
+            return init_checkpoint
+        if tf.io.gfile.isdir(init_checkpoint):
+            return _latest_checkpoint(init_checkpoint)
+        raise CheckpointError(_not_found_message(init_checkpoint))
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"{init_checkpoint!r}: the path is not UTF-8, and TensorFlow opens no "
+            "other: rename it, or link to it under another name"
+        ) from error
+    except tf.errors.OpError as error:
+        raise CheckpointError(
+            f"{init_checkpoint}: cannot look for the checkpoint: {error.message}"
+        ) from error
+
+
+def _latest_checkpoint(directory: str) -> str:
+    prefixes = _prefixes_in(directory)
+    if tf.io.gfile.exists(f"{directory.rstrip('/')}/checkpoint"):
+        prefix = _recorded_checkpoint(directory)
+        if prefix is None:
+            raise CheckpointError(
+                f"{directory}: its file `checkpoint` does not name a checkpoint that "
+                f"is there; give the prefix of one{_listing(prefixes)}"
+            )
+        return prefix
+    if not prefixes:
+        raise CheckpointError(
+            f"{directory}: expected a folder with a TF1 checkpoint (files NAME.index "
+            "and NAME.data-00000-of-00001); found no file that ends in .index"
+        )
+    if len(prefixes) > 1:
+        raise CheckpointError(
+            f"{directory}: holds {len(prefixes)} checkpoints and no file `checkpoint` "
+            f"that names the latest; give the prefix of one{_listing(prefixes)}"
+        )
+    return prefixes[0]
+
+
+def _recorded_checkpoint(directory: str) -> str | None:
+    logger = tf.get_logger()
+    level = logger.level
+    # What TensorFlow would log here, our error says.
+    logger.setLevel(logging.CRITICAL)
+    try:
+        prefix: str | None = tf.train.latest_checkpoint(directory)
+    except ValueError:  # bytes that are not UTF-8, or an empty file
+        return None
+    finally:
+        logger.setLevel(level)
+    return prefix
+
+
+def _not_found_message(init_checkpoint: str) -> str:
+    file_of_checkpoint = _FILE_OF_CHECKPOINT.fullmatch(init_checkpoint)
+    if file_of_checkpoint is not None:
+        return (
+            f"{init_checkpoint}: this is one file of a checkpoint; give the prefix "
+            f"that its files share: {file_of_checkpoint[1]}"
+        )
+    if tf.io.gfile.exists(init_checkpoint):
+        return (
+            f"{init_checkpoint}: expected the prefix of a TF1 checkpoint (files "
+            "PREFIX.index and PREFIX.data-00000-of-00001); found a file of that name"
+        )
+    directory, slash, _ = init_checkpoint.rstrip("/").rpartition("/")
+    directory = directory + slash if slash else "."
+    if not tf.io.gfile.isdir(directory):
+        return f"{init_checkpoint}: no such checkpoint: there is no folder {directory}"
+    prefixes = _prefixes_in(directory)
+    found = (
+        f"these are in its folder{_listing(prefixes)}"
+        if prefixes
+        else "its folder holds no TF1 checkpoint"
+    )
+    return (
+        f"{init_checkpoint}: no such checkpoint: there is no file "
+        f"{init_checkpoint}.index; {found}"
+    )
+
+
+def _prefixes_in(directory: str) -> list[str]:
+    root = "" if directory == "." else directory.rstrip("/") + "/"
+    return sorted(
+        root + name.removesuffix(".index")
+        for name in tf.io.gfile.listdir(directory)
+        if name.endswith(".index")
+    )
+
+
+def _listing(names: Iterable[str]) -> str:
+    """One name a line; nothing where there is none."""
+    text = "".join(f"\n  {name}" for name in names)
+    return f":{text}" if text else ""
+
+
+def list_variables(prefix: str) -> dict[str, Stored]:
+    """Every variable in the index of a checkpoint, by its name there.
+
+    Raises:
+        CheckpointError: there is no such index, or it is damaged.
+    """
+    # Not tf.train.load_checkpoint: where a folder has the prefix's name, it would
+    # open that folder's latest checkpoint instead.
+    try:
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        dtypes = reader.get_variable_to_dtype_map()
+    # The reader raises a status "out of range" or "invalid argument" as Python's own.
+    except (tf.errors.OpError, IndexError, ValueError) as error:
+        raise CheckpointError(
+            f"{prefix}.index: expected the index of a TF1 checkpoint; found a damaged "
+            f"or other file ({_reason(error)}): copy or download it again"
+        ) from error
+    return {name: Stored(tuple(shapes[name]), dtypes[name].name) for name in shapes}
+
+
+def _reason(error: Exception) -> str:
+    """TensorFlow's message without the names that it gives to nodes and ops."""
+    message = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\].*$", "", message, flags=re.DOTALL)
