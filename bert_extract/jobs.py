@@ -195,7 +195,7 @@ def _write(
         progress = Progress(summary, input_size(splits))
         examples = _shown(engine, reader)
         for lines, buffers, is_end in engine.run(examples, encode, summary):
-            writer.write(buffers, len(lines))
+            writer.write(buffers, len(lines), is_whole=True)
             if is_end:
                 writer.commit()
             num_lines = summary.resumed_lines + summary.num_lines
@@ -208,7 +208,7 @@ def _write(
             )
         if writer.num_bytes == 0:
             # No file of no bytes is a whole gzip file; a member of no records is.
-            writer.write(encode([]), 0)
+            writer.write(encode([]), 0, is_whole=True)
         writer.finish()
     except BaseException:
         num_kept = writer.suspend()

@@ -30,7 +30,7 @@ class _RunFile:
     """What stands beside an output: how it came to be, how much of it is durable."""
 
     fingerprint: dict[str, Any]
-    num_records: int  # durable ones
+    num_records: int  # durable ones, up to the end of a group that ends with a record
     num_bytes: int  # the output's bytes that hold them
     is_complete: bool
     process_id: int
@@ -49,6 +49,9 @@ class PartialWriter:
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
         self._fingerprint = _as_read_back(fingerprint)
+        # What can be gone on with: up to the last group that ended with a record.
+        self._num_whole_records = 0
+        self._num_whole_bytes = 0
         self._num_records = 0
         self._num_durable = 0  # records
         # False while a call of write, commit or finish has not returned: if it was
@@ -179,14 +182,17 @@ class PartialWriter:
         os.ftruncate(self._descriptor, 0)
 
     def _start(self) -> None:
-        self._num_records = self.num_records_kept
+        self._num_records = self._num_whole_records = self.num_records_kept
+        self._num_whole_bytes = self.num_bytes
         self._write_run_file(is_complete=False)
         self._file = AppendFile(self._descriptor, self.num_bytes)
 
     # -- writing
 
-    def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
-        """Appends whole records."""
+    def write(
+        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+    ) -> None:
+        """Appends a group in which so many records end; it may end within one."""
         assert self._file is not None
         self._is_at_rest = False
         num_bytes = sum(len(buffer) for buffer in buffers)
@@ -195,6 +201,9 @@ class PartialWriter:
                 self._file.append(buffer)
         self.num_bytes += num_bytes
         self._num_records += num_records
+        if is_whole:
+            self._num_whole_records = self._num_records
+            self._num_whole_bytes = self.num_bytes
         self._is_at_rest = True
 
     def commit(self) -> None:
@@ -255,8 +264,8 @@ class PartialWriter:
     def _write_run_file(self, is_complete: bool) -> None:
         run_file = _RunFile(
             self._fingerprint,
-            self._num_records,
-            self.num_bytes,
+            self._num_whole_records,
+            self._num_whole_bytes,
             is_complete,
             os.getpid(),
             socket.gethostname(),
@@ -273,7 +282,7 @@ class PartialWriter:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._num_durable = self._num_records
+        self._num_durable = self._num_whole_records
 
 
 def complete_run(path: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
@@ -379,44 +388,46 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+# Compressed bytes that are looked at in one step.
+_SCANNED_AT_ONCE = 4096
+
 # Records may be cut anywhere when a process dies, and after a power failure the blocks
 # behind the last durable one may hold anything.
 
 
 def _scan_lines(descriptor: int, start: int) -> tuple[int, int]:
     """Finds where the last whole line ends, and how many there are from `start` on."""
-    end, num_lines, rest = start, 0, b""
-    while True:
-        block = os.pread(descriptor, BUFFER_SIZE, end + len(rest))
-        rest += block
-        whole = rest.rfind(b"\n") + 1
-        hole = rest.find(b"\0", 0, whole)  # JSON has no NUL
+    end = position = start
+    num_lines = 0
+    while block := os.pread(descriptor, BUFFER_SIZE, position):
+        hole = block.find(b"\0")  # JSON has no NUL
+        text = block if hole < 0 else block[:hole]
+        end = position + text.rfind(b"\n") + 1 if b"\n" in text else end
+        num_lines += text.count(b"\n")
         if hole >= 0:
-            whole = rest.rfind(b"\n", 0, hole) + 1
-        num_lines += rest.count(b"\n", 0, whole)
-        end += whole
-        rest = rest[whole:]
-        if hole >= 0 or not block:
-            return end, num_lines
+            break
+        position += len(block)
+    return end, num_lines
 
 
 def _scan_members(descriptor: int, start: int) -> tuple[int, int]:
-    """The same for gzip: the last whole member, and the lines that they hold."""
+    """The same for gzip: the last whole member that ends a line, and the lines."""
     end = position = start
-    num_lines = num_lines_in_member = 0
+    num_lines = num_found = 0
+    last_byte = b"\n"  # a member of no lines is whole
     decompressor = zlib.decompressobj(31)
-    rest = b""
-    while block := rest or os.pread(descriptor, BUFFER_SIZE, position):
-        if not rest:
-            position += len(block)
+    # A little at a time: rows of zeros are a thousand times longer than they look.
+    while block := os.pread(descriptor, _SCANNED_AT_ONCE, position):
         try:
-            num_lines_in_member += decompressor.decompress(block).count(b"\n")
+            text = decompressor.decompress(block)
         except zlib.error:
             break
-        rest = b""
+        num_found += text.count(b"\n")
+        last_byte = text[-1:] or last_byte
+        position += len(block)
         if decompressor.eof:
-            rest = decompressor.unused_data
-            end = position - len(rest)
-            num_lines += num_lines_in_member
-            decompressor, num_lines_in_member = zlib.decompressobj(31), 0
+            position -= len(decompressor.unused_data)
+            decompressor = zlib.decompressobj(31)
+            if last_byte == b"\n":
+                end, num_lines = position, num_found
     return end, num_lines

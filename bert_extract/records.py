@@ -29,12 +29,31 @@ _MAX_CACHED_TOKEN_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The vectors of one input line."""
+    """The vectors of one input line, or of a part of a long one.
+
+    The parts of a line come in order, and their entries together are the line's. A
+    part may have no entries at all.
+    """
 
     linex_index: int  # the line's number; upstream's spelling, which readers know
-    tokens: tuple[str, ...]  # [CLS] .. [SEP] (.. [SEP])
-    indexes: tuple[int | str, ...]  # the layers as asked for: -1, 0, "embeddings"
-    layers: tuple[NDArray[np.float32], ...]  # each float32 [num_tokens, hidden_size]
+    tokens: tuple[str, ...]  # one an entry: [CLS] .. [SEP], words, or "[MEAN]"
+    # The layers as asked for: -1, 0, "embeddings", or what pooling made of them.
+    indexes: tuple[int | str, ...]
+    layers: tuple[NDArray[np.float32], ...]  # each float32 [num_tokens, size]
+    texts: tuple[str, ...] | None = None  # "a" or "b" for each word of a pair
+    # Where each entry stands in the line, in characters; None for [CLS] and [SEP].
+    offsets: tuple[tuple[int, int] | None, ...] | None = None
+    line: str | None = None  # the line's text, where the format keeps it
+    position: int = 0  # entries of the line in the parts before this one
+    is_first: bool = True  # this part begins the line's record
+    is_last: bool = True  # this part ends it
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """All layers in one array, float32 [num_layers, num_tokens, size]."""
+        if not self.layers:
+            return np.zeros((0, len(self.tokens), 0), np.float32)
+        return np.stack(self.layers)
 
 
 def _load_kernel() -> ctypes.CDLL | None:
@@ -94,14 +113,15 @@ class JsonFormatter:
         self._layer_ends = _ends(self._layer_pieces)
 
     def format(self, record: Record) -> memoryview:
-        """Write one record as a line of ASCII.
+        """Write one record, or a part of one, as ASCII.
 
         Args:
             record: its indexes are the formatter's; its layers are float32
-                [num_tokens, hidden_size], C-contiguous or copied to be so.
+                [num_tokens, size], C-contiguous or copied to be so.
 
         Returns:
-            The line with its newline. It owns its memory.
+            The line with its newline; of a part, what it adds to its line. It owns
+            its memory.
 
         Raises:
             NotFiniteError: a value is NaN or infinite.
@@ -212,32 +232,66 @@ def _layer_pieces(indexes: tuple[int | str, ...]) -> list[bytes]:
     return [piece.encode("ascii") for piece in pieces]
 
 
-def _token_piece(token: str) -> bytes:
-    """Return what stands between the last token's layers and this one's."""
-    return b"]}, " + _token_start(token)
-
-
-def _token_start(token: str) -> bytes:
+def _start_piece(token: str) -> bytes:
+    """Return what stands before the layers of an entry without text and offset."""
     return f'{{"token": {json.dumps(token)}, "layers": ['.encode("ascii")
 
 
-_cached_token_piece = functools.lru_cache(maxsize=1 << 15)(_token_piece)
+def _next_piece(token: str) -> bytes:
+    """Return the same with the end of the entry before it."""
+    return b"]}, " + _start_piece(token)
+
+
+_cached_next_piece = functools.lru_cache(maxsize=1 << 15)(_next_piece)
+_cached_quoted = functools.lru_cache(maxsize=1 << 15)(json.dumps)
 
 
 def _token_pieces(record: Record) -> list[bytes]:
-    """Return what stands before each token's layers, and after the last's."""
-    start = f'{{"linex_index": {record.linex_index}, "features": ['.encode("ascii")
+    """Return what stands before each entry's layers, and after the last's."""
+    start = b""
+    if record.is_first:
+        start = f'{{"linex_index": {record.linex_index}, "features": ['.encode("ascii")
+    end = b"]}\n" if record.is_last else b""
     if not record.tokens:
-        return [start + b"]}\n"]
-    pieces = [
-        _cached_token_piece(token)
-        if len(token) <= _MAX_CACHED_TOKEN_LENGTH
-        else _token_piece(token)
-        for token in record.tokens
-    ]
-    pieces[0] = start + _token_start(record.tokens[0])
-    pieces.append(b"]}]}\n")
+        return [start + end]
+    if record.texts is None and record.offsets is None:
+        pieces = [
+            _cached_next_piece(token)
+            if len(token) <= _MAX_CACHED_TOKEN_LENGTH
+            else _next_piece(token)
+            for token in record.tokens
+        ]
+    else:
+        pieces = _annotated_pieces(record)
+    # The first entry of a line follows none, that of a later part follows another's.
+    pieces[0] = start + pieces[0][2 if record.position else 4 :]
+    pieces.append(b"]}" + end)
     return pieces
+
+
+def _annotated_pieces(record: Record) -> list[bytes]:
+    """Return what stands between the layers of entries with text or offset."""
+    texts: Iterable[str] = [""] * len(record.tokens)
+    offsets: Iterable[str] = texts
+    if record.texts is not None:
+        texts = (f', "text": {_cached_quoted(text)}' for text in record.texts)
+    if record.offsets is not None:
+        offsets = (
+            ', "offset": null'
+            if span is None
+            else f', "offset": [{span[0]}, {span[1]}]'
+            for span in record.offsets
+        )
+    quoted = (
+        _cached_quoted(token)
+        if len(token) <= _MAX_CACHED_TOKEN_LENGTH
+        else json.dumps(token)
+        for token in record.tokens
+    )
+    return [
+        f']}}, {{"token": {token}{text}{offset}, "layers": ['.encode("ascii")
+        for token, text, offset in zip(quoted, texts, offsets, strict=True)
+    ]
 
 
 def _text_table(texts: list[str], dtype: type[Any]) -> NDArray[Any]:
@@ -288,8 +342,9 @@ def check_finite(record: Record) -> None:
     for position, token in enumerate(record.tokens):
         for index, layer in zip(record.indexes, record.layers, strict=True):
             if not np.isfinite(layer[position]).all():
+                place = record.position + position
                 raise NotFiniteError(
-                    f"linex_index {record.linex_index}, token {position} ({token!r}), "
+                    f"linex_index {record.linex_index}, token {place} ({token!r}), "
                     f"layer {index}: expected finite values, found NaN or infinity. "
                     "The weights may be broken, or the precision too low for them."
                 )
@@ -334,12 +389,35 @@ def _to_record(entry: Any) -> Record:
                 _to_matrix([layers[number]["values"] for layers in layers_by_token])
                 for number in range(len(indexes))
             ),
+            texts=_to_texts(features),
+            offsets=_to_offsets(features),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             'expected {"linex_index": .., "features": [{"token": .., "layers": '
             f'[{{"index": .., "values": [..]}}]}}]}}, found {error!r}'
         ) from error
+
+
+def _to_texts(features: list[Any]) -> tuple[str, ...] | None:
+    """Return the entries' "text"; None if there is none."""
+    if not any("text" in token_entry for token_entry in features):
+        return None
+    return tuple(str(token_entry["text"]) for token_entry in features)
+
+
+def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | None:
+    """Return the entries' "offset"; None if there is none."""
+    if not any("offset" in token_entry for token_entry in features):
+        return None
+    offsets: list[tuple[int, int] | None] = []
+    for token_entry in features:
+        if token_entry["offset"] is None:
+            offsets.append(None)
+        else:
+            begin, end = token_entry["offset"]
+            offsets.append((int(begin), int(end)))
+    return tuple(offsets)
 
 
 def _to_matrix(values_by_token: list[Any]) -> NDArray[np.float32]:

@@ -38,24 +38,24 @@ _OWN_DESCRIPTORS = {
 
 
 class Encoder(Protocol):
-    """Turns a group of consecutive records into bytes of the output."""
+    """Turns a group of consecutive records and parts of them into bytes."""
 
-    def __call__(self, records: Sequence[Record]) -> list[Buffer]:
-        """Encodes whole records; called from several threads at once."""
+    def __call__(self, parts: Sequence[Record]) -> list[Buffer]:
+        """Encodes a group; called from several threads at once."""
         ...
 
 
 def encoder_for(output_file: str, formatter: JsonFormatter) -> Encoder:
     """The encoder for an output of this name: by its suffix, JSONL by default."""
 
-    def to_jsonl(records: Sequence[Record]) -> list[Buffer]:
-        return [formatter.format(record) for record in records]
+    def to_jsonl(parts: Sequence[Record]) -> list[Buffer]:
+        return [formatter.format(part) for part in parts]
 
-    def to_gzip(records: Sequence[Record]) -> list[Buffer]:
+    def to_gzip(parts: Sequence[Record]) -> list[Buffer]:
         # A member of its own for each group: cuts depend on nothing but the records.
         # zlib's own gzip header has no time and no name.
         compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-        pieces = [compressor.compress(formatter.format(record)) for record in records]
+        pieces = [compressor.compress(formatter.format(part)) for part in parts]
         pieces.append(compressor.flush())
         return [b"".join(pieces)]
 
@@ -69,8 +69,16 @@ class Writer(Protocol):
     num_bytes: int  # bytes of the output so far, kept ones included
     is_complete: bool  # nothing has to be done: the output is there already
 
-    def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
-        """Appends whole records."""
+    def write(
+        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+    ) -> None:
+        """Appends a group.
+
+        Args:
+          buffers: what the encoder made of it.
+          num_records: how many records end in it.
+          is_whole: whether its last part ends a record.
+        """
         ...
 
     def commit(self) -> None:
@@ -192,7 +200,9 @@ class _StreamWriter:
         self._stream = stream
         self._name = name_of(name)
 
-    def write(self, buffers: Sequence[Buffer], num_records: int) -> None:
+    def write(
+        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+    ) -> None:
         for buffer in buffers:
             self.num_bytes += len(buffer)
             with explaining(self._name, self.num_bytes):

@@ -1,6 +1,8 @@
 """Records are json.dumps's bytes, whichever way they are written."""
 
+import dataclasses
 import gzip
+import itertools
 import json
 import math
 import os
@@ -8,7 +10,9 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +44,12 @@ def original_line(record: Record) -> str:
         for index, layer in zip(record.indexes, record.layers, strict=True):
             values = [round(float(x), 6) for x in layer[position].flat]
             layers.append({"index": index, "values": values})
-        features.append({"token": token, "layers": layers})
+        entry: dict[str, Any] = {"token": token}
+        if record.texts is not None:
+            entry["text"] = record.texts[position]
+        if record.offsets is not None:
+            entry["offset"] = record.offsets[position]
+        features.append({**entry, "layers": layers})
     return json.dumps({"linex_index": record.linex_index, "features": features}) + "\n"
 
 
@@ -269,6 +278,96 @@ def test_few_of_everything(
     assert line == original_line(record)
 
 
+def annotated(record: Record) -> Record:
+    """The record with a text and an offset for each entry, some of them null."""
+    places = range(len(record.tokens))
+    return dataclasses.replace(
+        record,
+        texts=tuple("ab"[place % 2] for place in places),
+        offsets=tuple(
+            None if place % 5 == 0 else (place, 10**place % 10**9) for place in places
+        ),
+    )
+
+
+def parts_of(record: Record, cuts: Sequence[int]) -> list[Record]:
+    """The record in parts that end at the cuts and at its end."""
+    edges = [0, *cuts, len(record.tokens)]
+    return [
+        dataclasses.replace(
+            record,
+            tokens=record.tokens[start:end],
+            layers=tuple(layer[start:end] for layer in record.layers),
+            texts=record.texts and record.texts[start:end],
+            offsets=record.offsets and record.offsets[start:end],
+            position=start,
+            is_first=number == 0,
+            is_last=number == len(edges) - 2,
+        )
+        for number, (start, end) in enumerate(itertools.pairwise(edges))
+    ]
+
+
+@each_kernel
+@pytest.mark.parametrize("kind", ["plain", "text", "offset", "both"])
+def test_texts_and_offsets(kernel: str, kind: str) -> None:
+    values = np.arange(len(NASTY_TOKENS) * 3, dtype=np.float32).reshape(-1, 3)
+    record = annotated(Record(5, NASTY_TOKENS, (0, -1), (values, values)))
+    if kind in ("plain", "offset"):
+        record = dataclasses.replace(record, texts=None)
+    if kind in ("plain", "text"):
+        record = dataclasses.replace(record, offsets=None)
+    formatter = JsonFormatter((0, -1), kernel=kernel)
+    line = bytes(formatter.format(record)).decode("ascii")
+    assert line == original_line(record)
+    found = from_json(line)
+    assert (found.texts, found.offsets) == (record.texts, record.offsets)
+    assert found.tokens == NASTY_TOKENS
+
+
+@each_kernel
+@pytest.mark.parametrize("is_annotated", [False, True])
+@pytest.mark.parametrize(
+    "cuts", [[], [1], [0], [0, 0, 3], [7], [7, 7], [1, 2, 3, 4, 5, 6], [3, 3, 5]]
+)
+@pytest.mark.parametrize("num_tokens", [7, 0])
+def test_parts_are_the_bytes_of_the_whole(
+    kernel: str, is_annotated: bool, cuts: list[int], num_tokens: int
+) -> None:
+    rng = np.random.default_rng(4)
+    layers = tuple(rng.normal(size=(num_tokens, 9)).astype(np.float32) for _ in "ab")
+    record = Record(3, NASTY_TOKENS[:num_tokens], (-1, "embeddings"), layers)
+    if is_annotated:
+        record = annotated(record)
+    formatter = JsonFormatter(record.indexes, kernel=kernel)
+    parts = parts_of(record, [min(cut, num_tokens) for cut in cuts])
+    line = b"".join(bytes(formatter.format(part)) for part in parts)
+    assert line.decode("ascii") == original_line(record)
+    # Layers that were not asked for, as in --layers of no use: entries all the same.
+    bare = dataclasses.replace(record, indexes=(), layers=())
+    formatter = JsonFormatter((), kernel=kernel)
+    parts = parts_of(bare, [min(cut, num_tokens) for cut in cuts])
+    line = b"".join(bytes(formatter.format(part)) for part in parts)
+    assert line.decode("ascii") == original_line(bare)
+
+
+def test_a_part_names_the_place_in_its_line() -> None:
+    layer = np.full((4, 3), 0.25, dtype=np.float32)
+    layer[3, 1] = math.nan
+    record = Record(41, ("a", "b", "c", "d"), (-1,), (layer,))
+    with pytest.raises(NotFiniteError, match=r"linex_index 41, token 3 \('d'\)"):
+        JsonFormatter((-1,)).format(parts_of(record, [2])[1])
+
+
+def test_the_vectors_of_a_record_are_one_array() -> None:
+    layers = tuple(np.full((2, 5), i, np.float32) for i in range(3))
+    vectors = Record(0, ("a", "b"), (0, 1, 2), layers).vectors
+    assert vectors.shape == (3, 2, 5)
+    assert vectors.dtype == np.float32
+    assert vectors[:, 1, 4].tolist() == [0.0, 1.0, 2.0]
+    assert Record(0, (), (), ()).vectors.shape == (0, 0, 0)
+
+
 @each_kernel
 def test_layers_that_are_views(kernel: str) -> None:
     rng = np.random.default_rng(5)
@@ -445,6 +544,10 @@ def test_a_record_without_tokens_reads_back() -> None:
         '{"token": "a", "layers": [{"index": 0, "values": [1.0]}]}, '
         '{"token": "b", "layers": [{"index": 1, "values": [1.0]}]}]}',
         '{"linex_index": 1, "features": [{"tok',
+        '{"linex_index": 1, "features": [{"token": "a", "text": "a", "layers": []}, '
+        '{"token": "b", "layers": []}]}',
+        '{"linex_index": 1, "features": [{"token": "a", "offset": [1], "layers": []}]}',
+        '{"linex_index": 1, "features": [{"token": "a", "offset": 1, "layers": []}]}',
     ],
 )
 def test_a_line_that_is_no_record(tmp_path: Path, line: str) -> None:

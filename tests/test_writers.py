@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def member(lines: Sequence[bytes]) -> bytes:
 def write_all(writer: Writer, lines: Sequence[bytes], commit_every: int = 10) -> None:
     """What a job does with the records that the writer does not have."""
     for number in range(writer.num_records_kept, len(lines)):
-        writer.write([lines[number]], 1)
+        writer.write([lines[number]], 1, is_whole=True)
         if number % commit_every == commit_every - 1:
             writer.commit()
 
@@ -115,7 +116,7 @@ def test_a_link_is_followed_and_its_target_replaced(tmp_path: Path) -> None:
     target.write_bytes(b"old")
     link.symlink_to(target)
     writer = open_writer(str(link), FINGERPRINT, resume=False)
-    writer.write([b"new\n"], 1)
+    writer.write([b"new\n"], 1, is_whole=True)
     assert target.read_bytes() == b"old"
     writer.finish()
     assert link.is_symlink()
@@ -173,7 +174,7 @@ def test_a_device_is_written_through(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
     writer = open_writer("/dev/full", FINGERPRINT, resume=False)
     with pytest.raises(OutputError, match=r"/dev/full: .*No space left"):
-        writer.write([b"x"], 1)
+        writer.write([b"x"], 1, is_whole=True)
     assert writer.suspend() == 0
 
 
@@ -208,6 +209,62 @@ def test_a_killed_run_keeps_all_that_was_committed(folder: Path, suffix: str) ->
     write_all(writer, pieces)
     writer.finish()
     assert path.read_bytes() == b"".join(pieces)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".gz"])
+@pytest.mark.parametrize("end", ["suspend", "die"])
+def test_a_run_that_stops_within_a_record_goes_on_after_the_last_whole_one(
+    folder: Path, suffix: str, end: str
+) -> None:
+    path = folder / f"out{suffix}"
+    # Groups: two records, a record and a third of one, a third, the last third and
+    # a record.
+    groups = [b"a\nb\n", b"c\nd1", b"d2", b"d3\ne\n"]
+    counts = [2, 1, 0, 2]
+    pieces = groups if suffix == ".jsonl" else [member([group]) for group in groups]
+    for stop in range(1, 5):
+        writer = open_writer(str(path), FINGERPRINT, resume=False)
+        for piece, group, count in zip(pieces, groups, counts, strict=True):
+            if piece == pieces[stop - 1]:
+                writer.commit()
+            writer.write([piece], count, is_whole=group.endswith(b"\n"))
+            if piece == pieces[stop - 1]:
+                break
+        writer.commit()
+        journal = json.loads(Path(f"{path}.partial.run.json").read_bytes())
+        assert journal["num_records"] == [2, 2, 2, 5][stop - 1]
+        assert journal["num_bytes"] == len(b"".join(pieces[: [1, 1, 1, 4][stop - 1]]))
+        # A line is whole wherever it stands; a member has to end with one.
+        kept = [2, 3, 3, 5][stop - 1] if suffix == ".jsonl" else [2, 2, 2, 5][stop - 1]
+        if end == "suspend":
+            assert writer.suspend() == kept
+        else:
+            die(writer)
+        writer = open_writer(str(path), FINGERPRINT, resume=True)
+        assert writer.num_records_kept == kept
+        writer.suspend()
+        text = b"".join(groups)
+        lines = text.splitlines(keepends=True)[:kept]
+        left = Path(f"{path}.partial").read_bytes()
+        assert (left if suffix == ".jsonl" else gzip.decompress(left)) == b"".join(
+            lines
+        )
+
+
+def test_what_a_killed_run_left_of_a_long_line_is_not_held_in_memory(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "partial"
+    with open(path, "wb") as file:
+        file.write(b"a\n")
+        file.truncate(40 * BUFFER_SIZE)
+        for number in range(40):  # no NUL anywhere
+            file.write(b"x" * (BUFFER_SIZE if number else BUFFER_SIZE - 2))
+    tracemalloc.start()
+    with open(path, "rb") as file:
+        assert partial._scan_lines(file.fileno(), 0) == (2, 1)
+    assert tracemalloc.get_traced_memory()[1] < 3 * BUFFER_SIZE
+    tracemalloc.stop()
 
 
 # The parts of the buffer's edge at which a run may stop.
@@ -545,7 +602,7 @@ _HOLD = """
 import sys, time
 from bert_extract.writers import open_writer
 writer = open_writer(sys.argv[1], {}, resume=False)
-writer.write([b"{}\\n"], 1)
+writer.write([b"{}\\n"], 1, is_whole=True)
 writer.commit()
 print("locked", flush=True)
 time.sleep(600)
