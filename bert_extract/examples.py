@@ -6,16 +6,21 @@ import glob
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
 
 STDIN = "-"
 _SEPARATOR = " ||| "
+_CARRIAGE_RETURN = re.compile("\r")
 # One read of a text file, in bytes.
 _BLOCK_SIZE = 1 << 20
 
@@ -27,6 +32,35 @@ class Example:
     unique_id: int  # the line's index in the whole input, from 0
     text_a: str
     text_b: str | None  # what follows " ||| ", if the line is a pair
+    # How many characters of the line stand before text_a; without CRs, if those are
+    # counted below.
+    start: int = field(default=0, compare=False)
+    # int64 [num_crs]: how many other characters stand before each CR of the line; None
+    # if there are none between the first and the last character of the texts.
+    carriage_returns: NDArray[np.int64] | None = field(default=None, compare=False)
+
+    def raw_positions(
+        self, text: Literal["a", "b"], positions: NDArray[np.int64], is_end: bool
+    ) -> NDArray[np.int64]:
+        """Finds where characters of a text stand in the line as it is in the file.
+
+        Args:
+          text: whether they are characters of text_a or of text_b.
+          positions: int64, in characters of that text.
+          is_end: the positions are one behind a last character.
+
+        Returns:
+          int64, the same in characters of the line.
+        """
+        positions = positions + self.start
+        if text == "b":
+            positions += len(self.text_a) + len(_SEPARATOR)
+        if self.carriage_returns is None:
+            return positions
+        # An end goes with the character before it: a CR behind that lies outside.
+        characters = positions - is_end
+        num_before = np.searchsorted(self.carriage_returns, characters, side="right")
+        return positions + num_before
 
 
 def parse_line(line: str, unique_id: int) -> Example:
@@ -40,12 +74,22 @@ def parse_line(line: str, unique_id: int) -> Example:
       line: the line without its "\n".
       unique_id: the line's index in the whole input.
     """
-    text = line.replace("\r", "").strip()
+    text = line.strip()
+    start = 0
+    if len(text) != len(line):
+        # The first character that is not whitespace stands where it is found first.
+        start = line.find(text[:1])
+    carriage_returns = None
+    if "\r" in text:
+        found = [match.start() for match in _CARRIAGE_RETURN.finditer(line)]
+        carriage_returns = np.array(found, np.int64) - np.arange(len(found))
+        start -= line.count("\r", 0, start)
+        text = text.replace("\r", "")
     # The original's regular expression is greedy: the last separator wins.
     text_a, separator, text_b = text.rpartition(_SEPARATOR)
     if not separator:
-        return Example(unique_id, text, None)
-    return Example(unique_id, text_a, text_b)
+        return Example(unique_id, text, None, start, carriage_returns)
+    return Example(unique_id, text_a, text_b, start, carriage_returns)
 
 
 def is_unsplit_pair(example: Example) -> bool:

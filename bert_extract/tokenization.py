@@ -1,14 +1,11 @@
 """Text -> wordpiece ids, token for token as google-research/bert cuts it.
 
-A text is first cut into words in Python, which is exact where tensorflow-text's own
-normaliser is not (it folds case by NFKC, keeps other controls, counts bytes); then
-tensorflow-text cuts the words of many texts into wordpieces in one call.
+A text is first cut into words in Python; then tensorflow-text cuts the words of many
+texts into wordpieces in one call.
 """
 
-import functools
 import re
-import unicodedata
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract import unicode14, unicode14_tables
+from bert_extract.alignment import AlignedWordpieces, align, sources
 from bert_extract.errors import VocabError
+from bert_extract.words import basic_tokens, tables
 
 UNKNOWN_TOKEN = "[UNK]"
 _SPECIAL_TOKENS = (UNKNOWN_TOKEN, "[CLS]", "[SEP]")
@@ -135,6 +133,9 @@ class Tokenizer:
 
         self.vocab = vocab
         self.do_lower_case = do_lower_case
+        # What a wordpiece spells, in characters: at the start of a word and inside.
+        self._first_lengths = np.array([len(t) for t in vocab.tokens], np.int64)
+        self._inner_lengths = self._first_lengths - len("##")
         self._tf = tf
         model_buffer = _wordpiece_model(vocab, tf_text.build_fast_wordpiece_model)
         # A tensor: bytes would be turned into a list of a million numbers first.
@@ -152,15 +153,34 @@ class Tokenizer:
             For each text, in order, its wordpiece ids, int32 [num_wordpieces]: views
             of one array.
         """
-        cut = _lower_words if self.do_lower_case else _cased_words
-        words: list[str] = []
-        ends = [0]  # ends[i]: the number of words before text i
-        for text in texts:
-            words += cut(text)
-            ends.append(len(words))
-        ids, row_splits = self._wordpiece_ids(words)
-        bounds = row_splits[ends].tolist()
-        return [ids[bounds[i] : bounds[i + 1]] for i in range(len(texts))]
+        cut = self._cut(texts)
+        return [cut.ids[own] for own in cut.slices]
+
+    def tokenize_aligned(self, texts: Sequence[str]) -> list[AlignedWordpieces]:
+        """Cuts many texts in one call, and says where in them the wordpieces stand.
+
+        A wordpiece starts at the first and ends behind the last character of the text
+        that it has something of. So an accent that was taken off its last letter lies
+        outside, and all wordpieces of one Hangul syllable have the same place. [UNK]
+        stands for its whole word.
+
+        Returns:
+            For each text, in order, what `tokenize` gives, and the positions.
+        """
+        cut = self._cut(texts)
+        starts, ends = align(
+            self._piece_lengths(cut), sources(texts, self.do_lower_case)
+        )
+        aligned = []
+        offset = 0
+        for text, own in zip(texts, cut.slices, strict=True):
+            aligned.append(
+                AlignedWordpieces(
+                    cut.ids[own], starts[own] - offset, ends[own] - offset
+                )
+            )
+            offset += len(text)
+        return aligned
 
     def tokenize_start(self, text: str, num_wordpieces: int) -> NDArray[np.int32]:
         """Cuts the beginning of a text, for one so long that the rest costs too much.
@@ -179,6 +199,28 @@ class Tokenizer:
             if num_missing <= 0:
                 break
         return np.concatenate(pieces)
+
+    def _cut(self, texts: Sequence[str]) -> "_Cut":
+        words: list[str] = []
+        ends = [0]  # ends[i]: the number of words before text i
+        for text in texts:
+            words += basic_tokens(text, self.do_lower_case)
+            ends.append(len(words))
+        ids, row_splits = self._wordpiece_ids(words)
+        bounds = row_splits[ends].tolist()
+        slices = [slice(bounds[i], bounds[i + 1]) for i in range(len(texts))]
+        return _Cut(words, ids, row_splits, slices)
+
+    def _piece_lengths(self, cut: "_Cut") -> NDArray[np.int64]:
+        """How many normalised characters each wordpiece has, int64 [num_wordpieces]."""
+        first, nums = cut.row_splits[:-1], np.diff(cut.row_splits)
+        lengths = self._inner_lengths[cut.ids]
+        lengths[first] = self._first_lengths[cut.ids[first]]
+        # A word that is one wordpiece may be unknown, and "[UNK]" is not its length.
+        is_one = nums == 1
+        word_lengths = np.fromiter(map(len, cut.words), np.int64, len(cut.words))
+        lengths[first[is_one]] = word_lengths[is_one]
+        return lengths
 
     def _wordpiece_ids(
         self, words: list[str]
@@ -199,6 +241,15 @@ class Tokenizer:
                 tensor = tf.constant(words, tf.string)
             wordpieces = self._wordpiece.tokenize(tensor)
         return wordpieces.values.numpy(), wordpieces.row_splits.numpy()
+
+
+class _Cut(NamedTuple):
+    """Texts, laid end to end, in words and in wordpieces."""
+
+    words: list[str]  # as normalised
+    ids: NDArray[np.int32]  # [num_wordpieces]
+    row_splits: NDArray[np.int64]  # [num_words + 1], where the wordpieces of each start
+    slices: list[slice]  # one a text, into ids
 
 
 # Where a text may be cut without changing a word: at a space, before an ideograph, and
@@ -248,120 +299,7 @@ def _without_marks(text: str) -> str:
     """Takes off accents before they are sorted: NFD sorts a run in quadratic time."""
     if text.isascii():
         return text
-    return text.translate(_tables().strip)
-
-
-def basic_tokens(text: str, do_lower_case: bool) -> list[str]:
-    """Cuts a text into words, before wordpieces.
-
-    "Ça va,\u00a0中国?", True -> ["ca", "va", ",", "中", "国", "?"]
-    """
-    return _lower_words(text) if do_lower_case else _cased_words(text)
-
-
-def _lower_words(text: str) -> list[str]:
-    if text.isascii():
-        return _ascii_words(text.lower())
-    tables = _tables()
-    text = text.translate(tables.clean)
-    if tables.differing.isdisjoint(text):
-        text = unicodedata.normalize("NFD", text.lower())
-    else:
-        text = unicode14.nfd(unicode14.lower(text))
-    return text.translate(tables.strip_and_split).split()
-
-
-def _cased_words(text: str) -> list[str]:
-    if text.isascii():
-        return _ascii_words(text)
-    return text.translate(_tables().clean_and_split).split()
-
-
-def _ascii_words(text: str) -> list[str]:
-    """The same as the tables do, in a fifth of the time."""
-    if not text.isprintable():
-        text = text.translate(_tables().clean)
-    for mark, spaced in _ASCII_PUNCTUATION:
-        if mark in text:
-            text = text.replace(mark, spaced)
-    return text.split()
-
-
-# Upstream's: every ASCII character but letters, digits, the space and controls.
-_ASCII_PUNCTUATION = tuple(
-    (chr(code), f" {chr(code)} ")
-    for code in range(0x21, 0x7F)
-    if not chr(code).isalnum()
-)
-
-# Upstream's: the blocks of ideographs, not Hangul, Hiragana or Katakana.
-_CJK_BLOCKS = (
-    range(0x4E00, 0xA000),
-    range(0x3400, 0x4DC0),
-    range(0x20000, 0x2A6E0),
-    range(0x2A700, 0x2B740),
-    range(0x2B740, 0x2B820),
-    range(0x2B820, 0x2CEB0),
-    range(0xF900, 0xFB00),
-    range(0x2F800, 0x2FA20),
-)
-
-
-class _TranslateTable(dict[int, int | str | None]):
-    """A table for str.translate that fills itself with the characters it meets.
-
-    A full one would hold a million entries, and a missing entry costs str.translate
-    an exception each time.
-    """
-
-    def __init__(
-        self,
-        deleted: Container[int],
-        spaced: Sequence[Container[int]],
-        blank: Container[int],
-    ) -> None:
-        self._deleted, self._spaced, self._blank = deleted, spaced, blank
-
-    def __missing__(self, code: int) -> int | str | None:
-        self[code] = entry = self._entry(code)
-        return entry
-
-    def _entry(self, code: int) -> int | str | None:
-        if code in self._deleted:
-            return None
-        if code in self._blank:
-            return " "
-        if any(code in block for block in self._spaced):
-            return f" {chr(code)} "
-        return code
-
-
-class _Tables(NamedTuple):
-    strip: _TranslateTable  # accents go
-    clean: _TranslateTable  # controls go, spaces become " ", ideographs are words
-    strip_and_split: _TranslateTable  # accents go, punctuation characters are words
-    clean_and_split: _TranslateTable  # both at once, but accents stay
-    differing: frozenset[str]  # Python's own lower or NFD is not Unicode 14.0.0's
-
-
-@functools.cache
-def _tables() -> _Tables:
-    code_points = unicode14.code_points
-    blank = code_points(unicode14_tables.SPACE) | frozenset(map(ord, "\t\n\r"))
-    # U+FFFD is what a broken byte became; upstream drops it with the controls.
-    controls = code_points(unicode14_tables.CONTROL) | {0xFFFD}
-    marks = frozenset(ord(mark) for mark, _ in _ASCII_PUNCTUATION)
-    punctuation = code_points(unicode14_tables.PUNCTUATION) | marks
-    nonspacing_marks = code_points(unicode14_tables.NONSPACING_MARK)
-    return _Tables(
-        strip=_TranslateTable(nonspacing_marks, [], frozenset()),
-        clean=_TranslateTable(controls - blank, _CJK_BLOCKS, blank),
-        strip_and_split=_TranslateTable(nonspacing_marks, [punctuation], frozenset()),
-        clean_and_split=_TranslateTable(
-            controls - blank, [*_CJK_BLOCKS, punctuation], blank
-        ),
-        differing=unicode14.differing_characters(),
-    )
+    return text.translate(tables().strip)
 
 
 def _replace(words: list[str], is_unknown: Callable[[str], object]) -> list[str]:

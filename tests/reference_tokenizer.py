@@ -49,7 +49,7 @@ def read_line(line: str) -> tuple[str, str | None]:
 def basic_tokens(text: str, do_lower_case: bool) -> list[str]:
     words = _IDEOGRAPH.sub(r" \g<0> ", _clean(text)).split()
     if do_lower_case:
-        words = [_without_accents(_lower(word)) for word in words]
+        words = [_without_accents(lower(word)) for word in words]
     return [piece for word in words for piece in _split_at_punctuation(word)]
 
 
@@ -108,11 +108,11 @@ def category(character: str) -> str:
     return _CATEGORIES.get(ord(character), "Lo")
 
 
-def _lower(word: str) -> str:
+def lower(word: str) -> str:
     return word.lower() if IS_UNICODE_14 else unicode14.lower(word)
 
 
-def _nfd(word: str) -> str:
+def nfd(word: str) -> str:
     return unicodedata.normalize("NFD", word) if IS_UNICODE_14 else unicode14.nfd(word)
 
 
@@ -129,7 +129,7 @@ def _clean(text: str) -> str:
 
 
 def _without_accents(word: str) -> str:
-    return "".join(character for character in _nfd(word) if category(character) != "Mn")
+    return "".join(character for character in nfd(word) if category(character) != "Mn")
 
 
 def _split_at_punctuation(word: str) -> list[str]:

@@ -15,25 +15,18 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
-    *("unicode14", "tokenization", "features", "batching", "config", "modeling"),
-    *(
-        "checkpoint_format",
-        "bundle",
-        "checkpoint",
-        "records",
-        "appending",
-        "partial",
-        "writers",
-        "pipeline",
-    ),
+    *("unicode14", "words", "alignment", "tokenization", "features", "batching"),
+    *("config", "modeling", "checkpoint_format", "bundle", "checkpoint", "records"),
+    *("appending", "partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
-    *("errors", "options", "examples", "splits", "unicode14", "tokenization"),
-    *("features", "batching", "config", "records", "appending", "partial", "writers"),
+    *("errors", "options", "examples", "splits", "unicode14", "words", "alignment"),
+    *("tokenization", "features", "batching", "config", "records", "appending"),
+    *("partial", "writers"),
     *("pipeline", "progress"),
     "cli",
 )
