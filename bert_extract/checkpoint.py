@@ -11,9 +11,7 @@ from bert_extract.bundle import Tf1Checkpoint, list_variables, resolve_prefix
 from bert_extract.checkpoint_format import Checkpoint, Layout, Shape, Source
 from bert_extract.config import BertConfig, variable_shapes
 from bert_extract.errors import CheckpointError
-
-# The name that an object-based checkpoint (`tf.train.Checkpoint`) has besides.
-_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+from bert_extract.model_garden import OBJECT_GRAPH, ObjectCheckpoint
 
 # How the encoder's variables are stored; half precision is widened to float32.
 _READABLE_DTYPES = ("float32", "float16", "bfloat16")
@@ -53,12 +51,8 @@ def open_checkpoint(init_checkpoint: str) -> Checkpoint:
     """
     prefix = resolve_prefix(init_checkpoint)
     variables = list_variables(prefix)
-    if _OBJECT_GRAPH in variables:
-        raise CheckpointError(
-            f"{prefix}: expected Google's TF1 checkpoint, with variables such as "
-            "bert/embeddings/word_embeddings; found an object-based TF2 checkpoint "
-            "(tf.train.Checkpoint), which is not read: take the model's TF1 release"
-        )
+    if OBJECT_GRAPH in variables:
+        return ObjectCheckpoint(prefix, variables)
     return Tf1Checkpoint(prefix, variables)
 
 

@@ -16,8 +16,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
     *("unicode14", "words", "alignment", "tokenization", "features", "batching"),
-    *("config", "modeling", "checkpoint_format", "bundle", "checkpoint", "records"),
-    *("appending", "partial", "writers", "pipeline"),
+    *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),
+    *("checkpoint", "records", "appending", "partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )

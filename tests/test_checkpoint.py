@@ -472,15 +472,6 @@ def test_another_type_is_named(
     )
 
 
-def test_an_object_based_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(tmp_path / "ckpt-1"))
-    assert load_error(path) == (
-        ": expected Google's TF1 checkpoint, with variables such as "
-        "bert/embeddings/word_embeddings; found an object-based TF2 checkpoint "
-        "(tf.train.Checkpoint), which is not read: take the model's TF1 release"
-    )
-
-
 # What is broken.
 
 READ_AGAIN = "copy or download the checkpoint's files again"
