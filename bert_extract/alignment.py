@@ -47,6 +47,22 @@ def word_spans(text: str) -> NDArray[np.int64]:
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
+# What `flags` says of a character.
+COUNT = 0x1F  # these bits: how many characters of words it gives
+STARTER = 0x20  # it gives none, but keeps marks from being sorted past it
+BOUNDARY = 0x40  # a word ends before it and one begins behind it
+_IS_SORTED = 0x80  # it is, or becomes, a mark that lower-casing leaves but sorts
+
+
+def flags(text: str, do_lower_case: bool) -> NDArray[np.uint8]:
+    """Says of each character of a text what becomes of it: uint8 [len(text)].
+
+    No context is needed: what depends on it, such as the final sigma, is still one
+    character.
+    """
+    return np.frombuffer(_flag_bytes(text, _flag_tables(do_lower_case)), np.uint8)
+
+
 def sources(texts: Sequence[str], do_lower_case: bool) -> NDArray[np.int64]:
     """Finds where the normalised characters of texts stood.
 
@@ -54,23 +70,16 @@ def sources(texts: Sequence[str], do_lower_case: bool) -> NDArray[np.int64]:
         int64 [num_normalised_characters]: for each character of the words of all
         texts, in order, its position in the texts laid end to end.
     """
-    table = _counts(do_lower_case)
-    # One byte a character: how many normalised ones it gives. The table has no
-    # context, and needs none: what depends on it (the final sigma) is still one.
-    flags = np.frombuffer(
-        b"".join(
-            text.encode("ascii").translate(_ASCII_COUNTS)
-            if text.isascii()
-            else text.translate(table).encode("latin-1")
-            for text in texts
-        ),
-        np.uint8,
+    flag_tables = _flag_tables(do_lower_case)
+    own = np.frombuffer(
+        b"".join(_flag_bytes(text, flag_tables) for text in texts), np.uint8
     )
-    if not flags.size or flags.max() <= 1:
-        return np.flatnonzero(flags)
-    is_sorted = flags & _IS_SORTED
-    counts = flags & ~np.uint8(_IS_SORTED)
-    places = np.repeat(np.arange(len(flags)), counts)
+    counts: NDArray[np.uint8] = own & np.uint8(COUNT)
+    if not counts.size or counts.max() == 1:
+        places = np.flatnonzero(counts)
+    else:
+        places = np.repeat(np.arange(len(counts)), counts)
+    is_sorted = own & _IS_SORTED
     if is_sorted.any():
         _sort(places, texts, counts, np.flatnonzero(is_sorted))
     return places
@@ -100,16 +109,8 @@ def align(
     return starts, ends
 
 
-# A bit above any count: the character, or a part of it, is one of the marks that
-# lower-casing leaves but sorts.
-_IS_SORTED = 0x80
-
-# The counts of ASCII characters, for bytes.translate: nothing of spaces and controls.
-_ASCII_COUNTS = bytes(0x20 < code < 0x7F for code in range(256))
-
-
-class _Counts(dict[int, int]):
-    """A table for str.translate: a character to how many normalised ones it gives.
+class _Flags(dict[int, int]):
+    """A table for str.translate: a character to the one whose code are its flags.
 
     It fills itself with the characters it meets.
     """
@@ -119,28 +120,43 @@ class _Counts(dict[int, int]):
 
     def __missing__(self, code: int) -> int:
         character = chr(code)
-        count = sum(map(len, basic_tokens(character, self._do_lower_case)))
-        if self._do_lower_case and _sorted_part(character):
-            count |= _IS_SORTED
-        self[code] = count
-        return count
+        found = sum(map(len, basic_tokens(character, self._do_lower_case)))
+        if len(basic_tokens(f"a{character}a", self._do_lower_case)) > 1:
+            found |= BOUNDARY
+        if self._do_lower_case:
+            found |= self._order_flags(character, found)
+        self[code] = found
+        return found
+
+    @staticmethod
+    def _order_flags(character: str, count: int) -> int:
+        classes, marks = unicode14.combining_classes(), _nonspacing_marks()
+        if tables().clean[ord(character)] is None:
+            return 0
+        decomposed = unicode14.nfd(character)
+        if any(c in classes and c not in marks for c in decomposed):
+            return _IS_SORTED
+        is_starter = not count and any(c not in classes for c in decomposed)
+        return STARTER if is_starter else 0
 
 
 @functools.cache
-def _counts(do_lower_case: bool) -> _Counts:
-    return _Counts(do_lower_case)
+def _flag_tables(do_lower_case: bool) -> tuple[bytes, _Flags]:
+    """The flags of ASCII characters, for bytes.translate, and those of all."""
+    table = _Flags(do_lower_case)
+    return bytes(table[code] for code in range(128)) + bytes(128), table
+
+
+def _flag_bytes(text: str, flag_tables: tuple[bytes, _Flags]) -> bytes:
+    ascii_table, table = flag_tables
+    if text.isascii():
+        return text.encode("ascii").translate(ascii_table)
+    return text.translate(table).encode("latin-1")
 
 
 @functools.cache
 def _nonspacing_marks() -> frozenset[str]:
     return frozenset(map(chr, unicode14.code_points(unicode14_tables.NONSPACING_MARK)))
-
-
-def _sorted_part(character: str) -> str:
-    """What NFD sorts of a character and lower-casing leaves."""
-    classes, marks = unicode14.combining_classes(), _nonspacing_marks()
-    decomposed = unicode14.nfd(character)
-    return "".join(c for c in decomposed if c in classes and c not in marks)
 
 
 def _sort(

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.alignment import AlignedWordpieces, align, sources
+from bert_extract.cutting import parts
 from bert_extract.errors import VocabError
-from bert_extract.words import basic_tokens, tables
+from bert_extract.words import MAX_CHARS_PER_WORD, basic_tokens
 
 UNKNOWN_TOKEN = "[UNK]"
 _SPECIAL_TOKENS = (UNKNOWN_TOKEN, "[CLS]", "[SEP]")
 
-# Upstream's limit, in characters of the normalised word; a longer word is unknown.
-_MAX_CHARS_PER_WORD = 200
 _MAX_UTF8_BYTES_PER_CHAR = 4
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -191,14 +190,35 @@ class Tokenizer:
         """
         pieces = [np.empty(0, np.int32)]
         num_missing = num_wordpieces
-        for part in _parts(text):
-            if self.do_lower_case:
-                part = _without_marks(part)
-            pieces += self.tokenize([_with_shorter_words(part)])
-            num_missing -= len(pieces[-1])
+        for ids in self.tokenize_parts(text):
+            pieces.append(ids)
+            num_missing -= len(ids)
             if num_missing <= 0:
                 break
         return np.concatenate(pieces)
+
+    def tokenize_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+        """Cuts a long text some at a time, so that it takes no more memory than a part.
+
+        Yields:
+            int32 [num_wordpieces]: ids that, one after the other, are the text's.
+        """
+        for part in parts(text, self.do_lower_case):
+            yield from self.tokenize([part.text])
+
+    def tokenize_aligned_parts(self, text: str) -> Iterator[AlignedWordpieces]:
+        """Does to a long text, some at a time, what `tokenize_aligned` does.
+
+        Yields:
+            The text's next wordpieces, with positions in the whole text.
+        """
+        for part in parts(text, self.do_lower_case):
+            (aligned,) = self.tokenize_aligned([part.text])
+            yield AlignedWordpieces(
+                aligned.ids,
+                part.starts_in_text(aligned.starts),
+                part.ends_in_text(aligned.ends),
+            )
 
     def _cut(self, texts: Sequence[str]) -> "_Cut":
         words: list[str] = []
@@ -229,8 +249,8 @@ class Tokenizer:
 
         The op is called eagerly: a tf.function costs a tracing and saves nothing here.
         """
-        if max(map(len, words), default=0) > _MAX_CHARS_PER_WORD:
-            words = _replace(words, lambda word: len(word) > _MAX_CHARS_PER_WORD)
+        if max(map(len, words), default=0) > MAX_CHARS_PER_WORD:
+            words = _replace(words, lambda word: len(word) > MAX_CHARS_PER_WORD)
         tf = self._tf
         with tf.device("CPU:0"):
             try:
@@ -252,56 +272,6 @@ class _Cut(NamedTuple):
     slices: list[slice]  # one a text, into ids
 
 
-# Where a text may be cut without changing a word: at a space, before an ideograph, and
-# before ASCII punctuation that does not hide a following letter from a capital sigma.
-_BREAK = re.compile(
-    "[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]|"
-    "(?=[!-&(-\\-/;-@\\[-\\]_{-~\u3400-\u4dbf\u4e00-\u9fff])"
-)
-_PART_SIZE = 1 << 16  # characters
-
-# What stays a character of one word whatever becomes of the text: letters and digits
-# but ideographs; and the marks that lower-casing leaves but sorts. (One set each: the
-# memory that a repeated alternative takes grows with the match.)
-_LONG_WORDS = (
-    re.compile(
-        "[^\\W_\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{1000,}"
-    ),
-    re.compile(
-        "[\u302e\u302f\U00016ff0\U00016ff1\U0001d165\U0001d166\U0001d16d-\U0001d172]"
-        "{1000,}"
-    ),
-)
-
-
-def _parts(text: str) -> Iterator[str]:
-    """Cuts a long text into parts whose words are the text's."""
-    start = 0
-    while start < len(text):
-        found = _BREAK.search(text, start + _PART_SIZE)
-        end = found.end() if found else len(text)
-        yield text[start:end]
-        start = end
-
-
-def _with_shorter_words(text: str) -> str:
-    """Keeps of a word that is too long so much that it still is."""
-    for long_word in _LONG_WORDS:
-        text = long_word.sub(_start_of_word, text)
-    return text
-
-
-def _start_of_word(match: re.Match[str]) -> str:
-    return match.string[match.start() : match.start() + _MAX_CHARS_PER_WORD + 1]
-
-
-def _without_marks(text: str) -> str:
-    """Takes off accents before they are sorted: NFD sorts a run in quadratic time."""
-    if text.isascii():
-        return text
-    return text.translate(tables().strip)
-
-
 def _replace(words: list[str], is_unknown: Callable[[str], object]) -> list[str]:
     """Puts "[UNK]", whose id is that of any unknown word, for the words meant."""
     return [UNKNOWN_TOKEN if is_unknown(word) else word for word in words]
@@ -318,7 +288,7 @@ def _wordpiece_model(vocab: Vocab, build: Callable[..., bytes]) -> bytes:
     try:
         return build(
             pieces,
-            _MAX_CHARS_PER_WORD * _MAX_UTF8_BYTES_PER_CHAR,  # max_bytes_per_word
+            MAX_CHARS_PER_WORD * _MAX_UTF8_BYTES_PER_CHAR,  # max_bytes_per_word
             "##",  # suffix_indicator
             UNKNOWN_TOKEN,  # unknown_token
             True,  # no_pretokenization: the words are cut already

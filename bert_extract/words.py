@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from bert_extract import unicode14, unicode14_tables
 
+# Upstream's limit, in characters of the normalised word; a longer word is unknown.
+MAX_CHARS_PER_WORD = 200
+
 
 def basic_tokens(text: str, do_lower_case: bool) -> list[str]:
     """Cuts a text into words, before wordpieces.

@@ -38,12 +38,36 @@ _LITERALS = (
     *("embeddings", "unaffable", "Tokenization", "x86-64", "$9.99", "C++", "a_b"),
 )
 
+# The marks that lower-casing leaves but sorts.
+SORTED_MARKS = "\u302e\u302f\U00016ff0\U00016ff1\U0001d165\U0001d166\U0001d16d"
+# What may stand between them and matter, or look as if it did.
+_AMONG_MARKS = "aéΣ\u0301\u0323\u0327\0\u200b \u00a0.中한\u0f73\u0344\ufffd\u1161\u0902"
+
+# What a capital sigma looks at, looks through, or stops at.
+_AMONG_SIGMAS = "Αα.'’:\u0301\0\u200b\ufffd 1中,≠-"
+
 
 def nasty_lines(seed: int, num_lines: int) -> Iterator[str]:
     """Yields the same lines for the same seed, on every version of Python."""
     rng = random.Random(seed)
     for _ in range(num_lines):
         yield "".join(_part(rng) for _ in range(rng.randrange(12)))
+
+
+def sorted_lines(seed: int, num_lines: int) -> Iterator[str]:
+    """Yields lines full of marks that NFD sorts."""
+    rng = random.Random(seed)
+    for _ in range(num_lines):
+        num_characters = rng.randrange(1, 30)
+        yield "".join(rng.choices(SORTED_MARKS + _AMONG_MARKS, k=num_characters))
+
+
+def sigma_lines(seed: int, num_lines: int) -> Iterator[str]:
+    """Yields lines full of capital sigmas, which one is final depends on the others."""
+    rng = random.Random(seed)
+    for _ in range(num_lines):
+        num_characters = rng.randrange(40)
+        yield "".join(rng.choices("ΣΣΣ" + _AMONG_SIGMAS, k=num_characters))
 
 
 def _part(rng: random.Random) -> str:

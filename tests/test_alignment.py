@@ -1,6 +1,5 @@
 """Where in the line a wordpiece stands: exactly what a slow reference says."""
 
-import itertools
 import random
 import sys
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Literal
 import numpy as np
 import pytest
 import reference_alignment as reference
-from nasty_text import nasty_lines
+from nasty_text import nasty_lines, sorted_lines
+from vocabs import make_letter_vocab, make_vocab
 
 from bert_extract import unicode14
 from bert_extract.alignment import word_spans
@@ -20,11 +20,6 @@ from bert_extract.words import basic_tokens
 both_modes = pytest.mark.parametrize("do_lower_case", [True, False])
 
 _CHUNK = 1000  # lines in one call
-
-
-def make_vocab(*tokens: str) -> Vocab:
-    tokens = ("[UNK]", "[CLS]", "[SEP]", *tokens)
-    return Vocab(tokens, {token: i for i, token in enumerate(tokens)}, (), "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +34,7 @@ def real_vocab(minilm_dir: Path) -> Vocab:
 
 @pytest.fixture(scope="module")
 def letter_vocab() -> Vocab:
-    """Pieces of one and two characters of many scripts, so that words are cut up."""
-    singles = [chr(code) for code in range(0x21, 0x3000) if not chr(code).isspace()]
-    rng = random.Random(1)
-    doubles = ["".join(rng.sample(singles[:600], 2)) for _ in range(3000)]
-    doubles += [a + b for a, b in itertools.product("abcdefgimnorstu", repeat=2)]
-    jamo = [chr(code) for code in range(0x1100, 0x11FF)]
-    doubles += ["".join(rng.sample(jamo, 2)) for _ in range(3000)]
-    pieces = dict.fromkeys([*singles, *doubles])
-    return make_vocab(*pieces, *(f"##{piece}" for piece in pieces))
+    return make_letter_vocab()
 
 
 def aligned(tokenizer: Tokenizer, *texts: str) -> list[list[tuple[str, int, int]]]:
@@ -129,29 +116,11 @@ def test_nasty_lines_stand_where_the_reference_says(
     check(Tokenizer(vocab, do_lower_case), list(nasty_lines(31, 2000)))
 
 
-# The marks that lower-casing leaves but sorts.
-SORTED_MARKS = "\u302e\u302f\U00016ff0\U00016ff1\U0001d165\U0001d166\U0001d16d"
-
-
-def sorted_lines(seed: int, num_lines: int) -> list[str]:
-    """Lines full of marks that NFD sorts, with much that may stand between them."""
-    rng = random.Random(seed)
-    others = "aéΣ\u0301\u0323\u0327\0\u200b \u00a0.中한\u0f73\u0344\ufffd\u1161"
-    alphabet = SORTED_MARKS + others
-    return [
-        "".join(rng.choices(alphabet, k=rng.randrange(1, 30))) for _ in range(num_lines)
-    ]
-
-
 @both_modes
 def test_sorted_marks_stand_where_the_reference_says(
     letter_vocab: Vocab, do_lower_case: bool
 ) -> None:
-    marks = [c for c in SORTED_MARKS if c not in letter_vocab.ids]
-    vocab = make_vocab(
-        *letter_vocab.tokens[3:], *marks, *(f"##{mark}" for mark in marks)
-    )
-    check(Tokenizer(vocab, do_lower_case), sorted_lines(5, 3000))
+    check(Tokenizer(letter_vocab, do_lower_case), list(sorted_lines(5, 3000)))
 
 
 @both_modes
@@ -162,7 +131,7 @@ def test_many_nasty_lines_stand_where_the_reference_says(
     for vocab in (real_vocab, letter_vocab):
         tokenizer = Tokenizer(vocab, do_lower_case)
         check(tokenizer, list(nasty_lines(32, 30_000)))
-        check(tokenizer, sorted_lines(6, 30_000))
+        check(tokenizer, list(sorted_lines(6, 30_000)))
 
 
 def lines_of_every_code_point(step: int) -> list[str]:

@@ -15,7 +15,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
     *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
-    *("unicode14", "words", "alignment", "tokenization", "features", "batching"),
+    *("unicode14", "words", "alignment", "cutting", "tokenization"),
+    *("features", "batching"),
     *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),
     *("checkpoint", "records", "appending", "partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
@@ -25,7 +26,15 @@ ORDER = (
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
     *("errors", "options", "examples", "splits", "unicode14", "words", "alignment"),
-    *("tokenization", "features", "batching", "config", "records", "appending"),
+    *(
+        "cutting",
+        "tokenization",
+        "features",
+        "batching",
+        "config",
+        "records",
+        "appending",
+    ),
     *("partial", "writers"),
     *("pipeline", "progress"),
     "cli",

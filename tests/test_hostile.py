@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from nasty_text import nasty_lines
 
-from bert_extract import FeatureExtractor, features, tokenization
+from bert_extract import FeatureExtractor, cutting, features
 from bert_extract.errors import BertExtractError, InputError
 from bert_extract.examples import Example
 from bert_extract.features import to_features
 from bert_extract.tokenization import Tokenizer, Vocab
-from bert_extract.words import basic_tokens
 
 # No hostile file may take longer, in seconds; most take milliseconds.
 _TIME_LIMIT = 30
@@ -353,7 +352,7 @@ def test_a_long_text_gives_what_the_plain_way_gives(
     assert len(text) > features._LONG_TEXT
     quick = to_features(examples, tokenizer, 128)
     # All of the wordpieces, in parts.
-    monkeypatch.setattr(tokenization, "_PART_SIZE", 1000)
+    monkeypatch.setattr(cutting, "_PIECE_SIZE", 1000)
     in_parts = tokenizer.tokenize_start(text, len(text) + 1)
     monkeypatch.setattr(features, "_LONG_TEXT", len(text))
     plain = to_features(examples, tokenizer, 128)
@@ -364,30 +363,3 @@ def test_a_long_text_gives_what_the_plain_way_gives(
         assert ours.is_pair == theirs.is_pair
     (whole,) = tokenizer.tokenize([text])
     assert in_parts.tolist() == whole.tolist()
-
-
-def test_nasty_text_in_parts_is_the_whole(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tokenization, "_PART_SIZE", 7)
-    vocab = Vocab.load(str(tiny_bert / "vocab.txt"))
-    for do_lower_case in (True, False):
-        tokenizer = Tokenizer(vocab, do_lower_case)
-        lines = list(nasty_lines(4, 1000))
-        wholes = tokenizer.tokenize(lines)
-        for line, whole in zip(lines, wholes, strict=True):
-            parts = tokenizer.tokenize_start(line, 10**6)
-            assert parts.tolist() == whole.tolist(), ascii(line)
-            words: list[str] = []
-            for part in tokenization._parts(line):
-                words += basic_tokens(part, do_lower_case)
-            assert words == basic_tokens(line, do_lower_case), ascii(line)
-
-
-def test_a_million_accents_are_not_sorted(tiny_bert: Path) -> None:
-    tokenizer = Tokenizer(Vocab.load(str(tiny_bert / "vocab.txt")), True)
-    text = "a" + "\u0301\u0323" * 500_000 + " dog"
-    (plain,) = tokenizer.tokenize(["a dog"])
-    start = time.monotonic()
-    assert tokenizer.tokenize_start(text, 10).tolist() == plain.tolist()
-    assert time.monotonic() - start < 20  # sorting them takes hours

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import reference_tokenizer as reference
 from nasty_text import nasty_lines
+from vocabs import make_vocab
 
 from bert_extract.errors import VocabError
 from bert_extract.tokenization import Tokenizer, Vocab, case_warning
@@ -25,11 +26,6 @@ def write_vocab(tmp_path: Path, content: str | bytes) -> str:
     content = content.encode() if isinstance(content, str) else content
     vocab_file.write_bytes(content)
     return str(vocab_file)
-
-
-def make_vocab(*tokens: str) -> Vocab:
-    tokens = ("[UNK]", "[CLS]", "[SEP]", *tokens)
-    return Vocab(tokens, {token: i for i, token in enumerate(tokens)}, (), "vocab.txt")
 
 
 def tokens_of(vocab: Vocab, do_lower_case: bool, *texts: str) -> list[list[str]]:
