@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -11,7 +12,12 @@ from bert_extract.bundle import Tf1Checkpoint, list_variables, resolve_prefix
 from bert_extract.checkpoint_format import Checkpoint, Layout, Shape, Source
 from bert_extract.config import BertConfig, variable_shapes
 from bert_extract.errors import CheckpointError
-from bert_extract.model_garden import OBJECT_GRAPH, ObjectCheckpoint
+from bert_extract.model_garden import (
+    OBJECT_GRAPH,
+    SLOT_MARK,
+    VALUE_SUFFIX,
+    ObjectCheckpoint,
+)
 
 # How the encoder's variables are stored; half precision is widened to float32.
 _READABLE_DTYPES = ("float32", "float16", "bfloat16")
@@ -37,6 +43,17 @@ class LoadedWeights:
     weights: dict[str, tf.Tensor]  # float32, by TF1 variable name
     ignored: tuple[str, ...]  # the checkpoint's other variables, sorted
     warnings: tuple[str, ...]  # what may not be what the user meant
+
+    def ignored_kinds(self) -> list[str]:
+        """What the other variables are, in few words, the most frequent kind first.
+
+        "bert/pooler/dense/bias", "bert/pooler/dense/kernel", "global_step" ->
+        "bert/pooler/dense/* (2)", "global_step (1)"; an optimizer's values, which stand
+        behind the names of other variables: "*/adam_m (197)".
+        """
+        owners = {*self.weights, *self.ignored}
+        kinds = Counter(_kind(name, owners) for name in self.ignored)
+        return [f"{kind} ({number})" for kind, number in kinds.most_common()]
 
 
 def open_checkpoint(init_checkpoint: str) -> Checkpoint:
@@ -124,6 +141,17 @@ def _check_variables(
         hints = _hints(checkpoint, config, holds_bert=bool(names))
         raise CheckpointError(f"{checkpoint.path}: " + "\n".join(problems + hints))
     return names
+
+
+def _kind(name: str, owners: Set[str]) -> str:
+    """What a name has in common with others; `owners` are all names of variables."""
+    scope, slash, last = name.removesuffix(VALUE_SUFFIX).rpartition("/")
+    _, mark, slot = name.removesuffix(VALUE_SUFFIX).partition(SLOT_MARK)
+    if mark:
+        return f"*{mark}{slot}"
+    if scope in owners:
+        return f"*/{last}"
+    return f"{scope}/*" if slash else last
 
 
 def _stored_name(checkpoint: Checkpoint, source: Source) -> str | None:

@@ -65,6 +65,9 @@ _WIDE_HIDDEN_SIZE = 1024
 _MIN_SLOTS_WIDE = 128
 _MIN_SLOTS = 2
 
+# Kinds of variables that are named in the line that says how many are ignored.
+_MOST_KINDS = 8
+
 Encoded = TypeVar("Encoded")
 Layers = tuple[NDArray[np.float32], ...]  # float32 [num_tokens, hidden_size] each
 
@@ -164,11 +167,14 @@ class Engine:
 
     def _log_weights(self, loaded: LoadedWeights) -> None:
         logging.info(
-            "%s: %d variables loaded, %d others ignored",
+            "%s: %d variables loaded, %d others ignored%s",
             loaded.path,
             len(loaded.weights),
             len(loaded.ignored),
+            _some(loaded.ignored_kinds()),
         )
+        for name in loaded.ignored:
+            logging.debug("ignored: %s", name)
         for warning in loaded.warnings:
             logging.warning("%s", warning)
 
@@ -350,6 +356,15 @@ def _chunks(
         yield chunk, error
         return
     yield chunk, None
+
+
+def _some(kinds: Sequence[str]) -> str:
+    """The first of them, behind a colon; nothing if there are none."""
+    more = (
+        [f"{len(kinds) - _MOST_KINDS} more kinds"] if len(kinds) > _MOST_KINDS else []
+    )
+    text = ", ".join([*kinds[:_MOST_KINDS], *more])
+    return f": {text}" if text else ""
 
 
 def _check_length(options: Options, config: BertConfig) -> None:

@@ -23,9 +23,11 @@ from bert_extract.errors import CheckpointError
 # The name of the graph among the variables; what has it is an object-based checkpoint.
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
-# What the stored name of a variable ends in, and the name of its value in the graph.
+# The name of a variable's value in the graph, and what its stored name ends in.
 _VALUE = "VARIABLE_VALUE"
-_KEY_SUFFIX = f"/.ATTRIBUTES/{_VALUE}"
+VALUE_SUFFIX = f"/.ATTRIBUTES/{_VALUE}"
+# What stands between a variable's name and that of a value that an optimizer has of it.
+SLOT_MARK = "/.OPTIMIZER_SLOT/"
 
 # The way from an encoder layer to each of its variables, by its TF1 name.
 _IN_LAYER: Mapping[str, Source] = {
@@ -246,7 +248,7 @@ class ObjectCheckpoint(Bundle):
             if key is not None:
                 return Source((key,), ways.layout)
         root = f"{encoder.way}/" if encoder.way else ""
-        names = tuple(f"{root}{way}{_KEY_SUFFIX}" for way in ways.names)
+        names = tuple(f"{root}{way}{VALUE_SUFFIX}" for way in ways.names)
         return Source(names, ways.layout)
 
     def _read_graph(self) -> _ObjectGraph:

@@ -148,6 +148,13 @@ def test_heads_and_optimizer_slots_are_ignored_by_name(
         "cls/predictions/output_bias",
         "global_step",
     )
+    assert loaded.ignored_kinds() == [
+        "bert/pooler/dense/* (2)",
+        "*/adam_v (1)",
+        "*/adam_m (1)",
+        "cls/predictions/* (1)",
+        "global_step (1)",
+    ]
 
 
 def test_the_pooler_is_not_needed(prefix: str, weights: Weights) -> None:

@@ -243,6 +243,23 @@ def test_optimizers_averages_and_heads_are_ignored_by_name(
     ]
 
 
+def test_the_log_names_what_is_ignored() -> None:
+    loaded = load_weights(golden_prefix("pretrainer"), CONFIG)
+    assert loaded.ignored_kinds() == [
+        "*/.OPTIMIZER_SLOT/optimizer/average (48)",
+        "*/.OPTIMIZER_SLOT/optimizer/ema_base_optimizer/m (48)",
+        "*/.OPTIMIZER_SLOT/optimizer/ema_base_optimizer/v (48)",
+        "optimizer/ema_base_optimizer/* (5)",
+        "encoder/_pooler_layer/* (2)",
+        "masked_lm/dense/* (2)",
+        "masked_lm/layer_norm/* (2)",
+        "model/classification_heads/0/out_proj/* (2)",
+        "next_sentence..pooler_dense/* (2)",
+        "global_step (1)",
+        "masked_lm/* (1)",
+    ]
+
+
 def test_a_checkpoint_in_the_way_of_training(tmp_path: Path, weights: Weights) -> None:
     encoder = to_objects(encoder_values(weights, "BertEncoderV2", NUM_HEADS))
     manager = tf.train.CheckpointManager(
