@@ -13,7 +13,8 @@ from bert_extract.errors import (
     VocabError,
 )
 from bert_extract.options import Job, Options
-from bert_extract.records import Record, read_features
+from bert_extract.reading import load_features, read_features
+from bert_extract.records import Record
 from bert_extract.version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Record",
     "VocabError",
     "__version__",
+    "load_features",
     "read_features",
 ]
 

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,16 +20,31 @@ from bert_extract.errors import (
     OptionsError,
     OutputError,
 )
-from bert_extract.examples import STDIN, Example, expand_input_files, is_remote
+from bert_extract.examples import (
+    STDIN,
+    Example,
+    expand_input_files,
+    is_compressed,
+    is_remote,
+)
+from bert_extract.formats import Format, check_installed, format_of, too_many_lines
 from bert_extract.options import Job, parse_shard
 from bert_extract.progress import Progress, Summary
-from bert_extract.records import JsonFormatter
-from bert_extract.splits import Split, SplitReader, input_size, plan_splits
+from bert_extract.records import RecordKind
+from bert_extract.splits import (
+    Split,
+    SplitReader,
+    count_lines,
+    input_size,
+    plan_splits,
+)
 from bert_extract.version import __version__
 from bert_extract.writers import (
+    OutputKind,
     Writer,
     encoder_for,
     find_complete,
+    fingerprint_of,
     free_bytes,
     open_writer,
     peak_memory_bytes,
@@ -61,7 +75,8 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
     if not job.output_dir:
         _do_output(engine, job, input_files, job.output_file, summaries)
         return
-    output_files = outputs_in(job.output_dir, input_files)
+    suffix = format_of("", job.output_format).suffixes[0]
+    output_files = outputs_in(job.output_dir, input_files, suffix)
     _make_folder(job.output_dir)
     for input_name, output_name in zip(input_files, output_files, strict=True):
         try:
@@ -70,7 +85,9 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
             logging.error("%s", error)
 
 
-def outputs_in(output_dir: str, input_files: Sequence[str]) -> list[str]:
+def outputs_in(
+    output_dir: str, input_files: Sequence[str], suffix: str = ".jsonl"
+) -> list[str]:
     """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
 
     Raises:
@@ -79,7 +96,7 @@ def outputs_in(output_dir: str, input_files: Sequence[str]) -> list[str]:
     input_of: dict[str, str] = {}
     for path in input_files:
         stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
-        output_file = os.path.join(output_dir, stem + ".jsonl")
+        output_file = os.path.join(output_dir, stem + suffix)
         if output_file in input_of:
             raise OptionsError(
                 f"--output_dir: {input_of[output_file]} and {path} would both be "
@@ -127,28 +144,61 @@ def _do_output(
     output_file: str,
     summaries: list[Summary],
 ) -> None:
-    formatter = JsonFormatter(engine.indexes)
+    kind = OutputKind(
+        format_of(output_file, job.output_format),
+        RecordKind(engine.indexes, engine.config.hidden_size),
+        job.vector_dtype,
+    )
+    check_installed(kind.format, OutputError, output_file)
     summary = Summary(
         output_file=output_file,
         device=engine.device,
         precision=engine.options.precision,
         num_threads=engine.num_threads,
-        json_kernel=formatter.kernel,
     )
     summaries.append(summary)
     with _recording(summary):
         splits = plan_splits(input_files, parse_shard(job.shard))
-        summary.fingerprint = _fingerprint(engine, job, input_files, output_file)
+        summary.fingerprint = _fingerprint(engine, job, input_files, kind)
         if job.resume and _is_complete(summary):
             return
+        _check_num_lines(splits, kind.format, output_file)
         engine.load()
         start = time.monotonic()
         try:
-            writer = open_writer(output_file, summary.fingerprint, job.resume)
-            _write(engine, job, splits, writer, formatter, summary)
+            writer = open_writer(output_file, kind, summary.fingerprint, job.resume)
+            _write(engine, job, splits, writer, kind, summary)
         finally:
             summary.seconds = time.monotonic() - start
     summary.log()
+
+
+def _check_num_lines(
+    splits: Sequence[Split], output_format: Format, output_file: str
+) -> None:
+    """Refuses now, not after hours, what the format has no room for.
+
+    What cannot be counted at the speed of a disk is refused by the writer.
+    """
+    most = output_format.max_lines
+    if most is None:
+        return
+    num_lines = 0
+    for split in splits:
+        if is_remote(split.path) or not os.path.isfile(split.path):
+            continue
+        if is_compressed(split.path):
+            continue
+        end = os.path.getsize(split.path) if split.end is None else split.end
+        if end - split.start > most - num_lines:  # a line has at least one byte
+            num_lines += count_lines(split.path, end) - count_lines(
+                split.path, split.start
+            )
+        if num_lines > most:
+            raise OutputError(
+                f"{output_file}: the input has more than {most:,} lines: "
+                f"{too_many_lines(output_format)}"
+            )
 
 
 @contextlib.contextmanager
@@ -180,7 +230,7 @@ def _write(
     job: Job,
     splits: Sequence[Split],
     writer: Writer,
-    formatter: JsonFormatter,
+    kind: OutputKind,
     summary: Summary,
 ) -> None:
     """Computes what the writer does not have yet."""
@@ -188,7 +238,7 @@ def _write(
     summary.output_bytes = writer.num_bytes
     if writer.is_complete:
         return
-    encode = encoder_for(summary.output_file, formatter)
+    encode, summary.json_kernel = encoder_for(kind)
     progress: Progress | None = None
     try:
         reader = SplitReader(splits, job.errors, writer.num_records_kept)
@@ -205,6 +255,7 @@ def _write(
                 reader.num_bytes_of(num_lines),
                 writer.num_bytes,
                 free_bytes(summary.output_file),
+                writer.num_copies,
             )
         if writer.num_bytes == 0:
             # No file of no bytes is a whole gzip file; a member of no records is.
@@ -236,7 +287,7 @@ def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
 
 
 def _fingerprint(
-    engine: Engine, job: Job, input_files: Sequence[str], output_file: str
+    engine: Engine, job: Job, input_files: Sequence[str], kind: OutputKind
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
     options = engine.options
@@ -256,9 +307,7 @@ def _fingerprint(
         "device": engine.device_kind,
         "instruction_set": devices.instruction_set(),
     }
-    if output_file.endswith(".gz"):
-        fingerprint["zlib"] = zlib.ZLIB_RUNTIME_VERSION
-    return fingerprint
+    return {**fingerprint, **fingerprint_of(kind)}
 
 
 def _stamp(path: str) -> list[Any]:

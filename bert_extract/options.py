@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bert_extract.errors import OptionsError
+from bert_extract.formats import FORMAT_NAMES, format_of
 
 EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
 ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 ERROR_HANDLERS = ("strict", "replace", "ignore")
+VECTOR_DTYPES = ("float32", "float16")
 
 
 def _knob(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -107,15 +109,27 @@ class Job:
     )
     output_file: str = _knob(
         "",
-        "The JSONL file to write, one line for each input line. '-' is standard "
-        "output; a name that ends in '.gz' is compressed. It appears when it is "
-        "complete; until then the work is in OUTPUT.partial.",
+        "The file to write. Its suffix says the format: .jsonl, .jsonl.gz and "
+        ".jsonl.zst for JSON lines, .h5 and .hdf5 for HDF5, .parquet for Parquet; any "
+        "other name gets JSON lines. '-' is standard output. The file appears when it "
+        "is complete; until then the work is in OUTPUT.partial.",
     )
     output_dir: str = _knob(
         "",
         "Instead of --output_file: the folder that gets one output for each input "
-        "file, x.jsonl for x.txt, with line numbers from 0 in each. It is made if it "
-        "is not there.",
+        "file, x.jsonl for x.txt (or x.parquet with --output_format=parquet), with "
+        "line numbers from 0 in each. It is made if it is not there.",
+    )
+    output_format: str = _knob(
+        "",
+        "The format of the output, whatever its name ends in: jsonl, jsonl.gz, "
+        "jsonl.zst, hdf5 or parquet. By default the suffix decides.",
+    )
+    vector_dtype: str = _knob(
+        "float32",
+        "The numbers in HDF5 and Parquet: float32 is what was computed, float16 takes "
+        "half the room and keeps three digits. JSON lines always have six decimals.",
+        VECTOR_DTYPES,
     )
     errors: str = _knob(
         "strict",
@@ -151,6 +165,7 @@ class Job:
         if bool(self.output_file) == bool(self.output_dir):
             raise OptionsError("either --output_file or --output_dir must be given")
         _check_choice("errors", self.errors, ERROR_HANDLERS)
+        self._check_format()
         is_stdin = self.input_file == "-"
         if parse_shard(self.shard) is not None and is_stdin:
             raise OptionsError(
@@ -172,6 +187,23 @@ class Job:
             )
         if self.resume and self.output_file == "-":
             raise OptionsError("--resume cannot go on in standard output; give a file")
+
+    def _check_format(self) -> None:
+        if self.output_format:
+            _check_choice("output_format", self.output_format, FORMAT_NAMES)
+        _check_choice("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
+        output_format = format_of(self.output_file, self.output_format)
+        if self.output_file == "-" and not output_format.is_json:
+            raise OptionsError(
+                f"--output_format={output_format.name} needs a file: standard output "
+                "takes jsonl, jsonl.gz and jsonl.zst"
+            )
+        if output_format.is_json and self.vector_dtype != "float32":
+            raise OptionsError(
+                f"--vector_dtype={self.vector_dtype} is for HDF5 and Parquet; the "
+                f"format {output_format.name} writes six decimals. Leave it away, or "
+                "give --output_format=parquet or hdf5"
+            )
 
 
 def parse_layers(layers: str) -> tuple[int | str, ...]:

@@ -2,7 +2,8 @@
 
 An output is written to OUTPUT.partial beside it, with OUTPUT.partial.run.json for what
 the run is and how much of it is durable. When it is complete both are renamed, to
-OUTPUT and OUTPUT.run.json.
+OUTPUT and OUTPUT.run.json. What cannot be appended to is made from OUTPUT.partial at
+the end, as OUTPUT.partial.whole, which is then renamed to OUTPUT.
 """
 
 import contextlib
@@ -11,18 +12,32 @@ import fcntl
 import json
 import os
 import socket
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from absl import logging
 
 from bert_extract import appending
-from bert_extract.appending import BUFFER_SIZE, AppendFile, Buffer, explaining
+from bert_extract.appending import AppendFile, Buffer, explaining
 from bert_extract.errors import OutputError
 
 Fingerprint = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PartialForm:
+    """What stands in a partial file, and what becomes of it."""
+
+    # (descriptor, start) -> the byte behind the last whole record, and how many
+    # records there are from `start`, where one begins, up to there. Behind it there
+    # may be anything: records are cut when a process dies, and after a power failure
+    # the blocks behind the last durable one may hold whatever was there before.
+    scan: Callable[[int, int], tuple[int, int]]
+    # (partial file, new file): writes the output; None where the partial file is it.
+    convert: Callable[[str, str], None] | None = None
+    max_records: int | None = None
+    too_many: str = ""  # what to say of more
 
 
 @dataclass(frozen=True)
@@ -40,12 +55,17 @@ class _RunFile:
 class PartialWriter:
     """Writes OUTPUT.partial and renames it when it is complete."""
 
-    def __init__(self, path: str, fingerprint: Fingerprint, resume: bool) -> None:
+    def __init__(
+        self, path: str, form: PartialForm, fingerprint: Fingerprint, resume: bool
+    ) -> None:
         self.num_records_kept = 0
         self.num_bytes = 0
         self.is_complete = False
+        self.num_copies = 1 if form.convert is None else 2
         self._path = path
+        self._form = form
         self._partial = path + ".partial"
+        self._converted = self._partial + ".whole"
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
         self._fingerprint = _as_read_back(fingerprint)
@@ -154,11 +174,12 @@ class PartialWriter:
         """The bytes of the partial file that are whole records, and how many."""
         size = os.fstat(self._descriptor).st_size
         start = num_records = 0
-        # If not even that is there, the disk lost what it had confirmed.
-        if left is not None and left.num_bytes <= size:
+        # If not even that is there, the disk lost what it had confirmed; and once an
+        # output was made of the partial file, its bytes are what is confirmed.
+        is_converted = self._form.convert is not None and left and left.is_complete
+        if left is not None and left.num_bytes <= size and not is_converted:
             start, num_records = left.num_bytes, left.num_records
-        scan = _scan_members if self._path.endswith(".gz") else _scan_lines
-        end, num_found = scan(self._descriptor, start)
+        end, num_found = self._form.scan(self._descriptor, start)
         return end, num_records + num_found
 
     def _was_renamed(self, left: _RunFile | None) -> bool:
@@ -167,6 +188,7 @@ class PartialWriter:
             and left.is_complete
             and os.path.isfile(self._path)
             and os.path.getsize(self._path) == left.num_bytes
+            and not os.path.exists(self._converted)
         )
 
     def _discard_leftover(self) -> None:
@@ -184,7 +206,9 @@ class PartialWriter:
     def _start(self) -> None:
         self._num_records = self._num_whole_records = self.num_records_kept
         self._num_whole_bytes = self.num_bytes
-        self._write_run_file(is_complete=False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._converted)  # of a run that was killed there
+        self._write_run_file(self.num_bytes, is_complete=False)
         self._file = AppendFile(self._descriptor, self.num_bytes)
 
     # -- writing
@@ -194,6 +218,9 @@ class PartialWriter:
     ) -> None:
         """Appends a group in which so many records end; it may end within one."""
         assert self._file is not None
+        most = self._form.max_records
+        if most is not None and self._num_records + num_records > most:
+            raise OutputError(f"{self._path}: {self._form.too_many}")
         self._is_at_rest = False
         num_bytes = sum(len(buffer) for buffer in buffers)
         with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
@@ -208,31 +235,69 @@ class PartialWriter:
 
     def commit(self) -> None:
         """Makes what was written durable."""
-        assert self._file is not None
         self._is_at_rest = False
         with explaining(self._partial, self.num_bytes, can_resume=True):
-            self._make_durable(is_complete=False)
+            self._make_durable()
+            self._write_run_file(self._num_whole_bytes, is_complete=False)
         self._is_at_rest = True
 
     def finish(self) -> None:
         """Puts the output in its place."""
-        assert self._file is not None
+        if self._form.convert is not None:
+            self.commit()
+            self._finish_converted(self._form.convert)
+            return
         self._is_at_rest = False
         with explaining(self._path, self.num_bytes, can_resume=True):
-            self._make_durable(is_complete=True)
+            self._make_durable()
+            self._write_run_file(self.num_bytes, is_complete=True)
             appending.crash_point("rename")
             os.replace(self._partial, self._path)
-            appending.crash_point("rename")
-            os.replace(self._partial_run_file, self._run_file)
-            _sync_folder(self._path)
+            self._finish_run_file()
             os.close(self._descriptor)
 
-    def _make_durable(self, is_complete: bool) -> None:
+    def _make_durable(self) -> None:
         assert self._file is not None
         self._file.flush()
         appending.crash_point("flush")
         os.fsync(self._descriptor)
-        self._write_run_file(is_complete)
+
+    def _finish_run_file(self) -> None:
+        appending.crash_point("rename")
+        os.replace(self._partial_run_file, self._run_file)
+        _sync_folder(self._path)
+
+    def _finish_converted(self, convert: Callable[[str, str], None]) -> None:
+        """Makes the output of the partial file, and takes that away.
+
+        It stays until the output is in its place: whatever happens before, the next
+        run finds all records there and does this again.
+        """
+        self._is_at_rest = False
+        descriptor = -1
+        try:
+            with explaining(self._path, self.num_bytes, can_resume=True):
+                convert(self._partial, self._converted)
+                descriptor = os.open(self._converted, os.O_RDONLY | os.O_CLOEXEC)
+                os.fsync(descriptor)
+                # The output is locked before another run can see it.
+                _flock(descriptor, fcntl.LOCK_EX, self._converted)
+                size = os.fstat(descriptor).st_size
+                self._write_run_file(size, is_complete=True)
+                appending.crash_point("rename")
+                os.replace(self._converted, self._path)
+                appending.crash_point("rename")
+                os.unlink(self._partial)
+                self._finish_run_file()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(self._converted)
+            raise
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.num_bytes = size
+        os.close(self._descriptor)
 
     def suspend(self) -> int:
         """Ends an unfinished run; returns how many records can be gone on with."""
@@ -261,11 +326,11 @@ class PartialWriter:
                 os.unlink(self._partial_run_file)
         os.close(self._descriptor)
 
-    def _write_run_file(self, is_complete: bool) -> None:
+    def _write_run_file(self, num_bytes: int, is_complete: bool) -> None:
         run_file = _RunFile(
             self._fingerprint,
             self._num_whole_records,
-            self._num_whole_bytes,
+            num_bytes,
             is_complete,
             os.getpid(),
             socket.gethostname(),
@@ -386,48 +451,3 @@ def _sync_folder(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-# Compressed bytes that are looked at in one step.
-_SCANNED_AT_ONCE = 4096
-
-# Records may be cut anywhere when a process dies, and after a power failure the blocks
-# behind the last durable one may hold anything.
-
-
-def _scan_lines(descriptor: int, start: int) -> tuple[int, int]:
-    """Finds where the last whole line ends, and how many there are from `start` on."""
-    end = position = start
-    num_lines = 0
-    while block := os.pread(descriptor, BUFFER_SIZE, position):
-        hole = block.find(b"\0")  # JSON has no NUL
-        text = block if hole < 0 else block[:hole]
-        end = position + text.rfind(b"\n") + 1 if b"\n" in text else end
-        num_lines += text.count(b"\n")
-        if hole >= 0:
-            break
-        position += len(block)
-    return end, num_lines
-
-
-def _scan_members(descriptor: int, start: int) -> tuple[int, int]:
-    """The same for gzip: the last whole member that ends a line, and the lines."""
-    end = position = start
-    num_lines = num_found = 0
-    last_byte = b"\n"  # a member of no lines is whole
-    decompressor = zlib.decompressobj(31)
-    # A little at a time: rows of zeros are a thousand times longer than they look.
-    while block := os.pread(descriptor, _SCANNED_AT_ONCE, position):
-        try:
-            text = decompressor.decompress(block)
-        except zlib.error:
-            break
-        num_found += text.count(b"\n")
-        last_byte = text[-1:] or last_byte
-        position += len(block)
-        if decompressor.eof:
-            position -= len(decompressor.unused_data)
-            decompressor = zlib.decompressobj(31)
-            if last_byte == b"\n":
-                end, num_lines = position, num_found
-    return end, num_lines

@@ -48,7 +48,7 @@ class Summary:
     device: str = ""
     precision: str = ""
     num_threads: int = 0
-    json_kernel: str = ""  # "compiled" or "python"
+    json_kernel: str = ""  # "compiled" or "python"; "" where no JSON is written
     error: str | None = None
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
@@ -74,7 +74,7 @@ class Summary:
         kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
         logging.info(
             "%s: %s lines%s (%s pairs, %s truncated), %s tokens, %.1f s, %s tokens/s, "
-            "padding %.1f %%, %s bytes, peak memory %s MB, %s JSON kernel",
+            "padding %.1f %%, %s bytes, peak memory %s MB%s",
             self.output_file,
             f"{self.num_lines:,}",
             kept,
@@ -86,7 +86,7 @@ class Summary:
             100 * self.padding,
             f"{self.output_bytes:,}",
             f"{self.peak_memory_bytes >> 20:,}",
-            self.json_kernel,
+            f", {self.json_kernel} JSON kernel" if self.json_kernel else "",
         )
         if self.num_truncated:
             logging.warning(
@@ -228,7 +228,12 @@ class Progress:
         return f", {max(left, 0) / 60:.0f} minutes left"
 
     def estimate_output(
-        self, num_lines: int, num_bytes_read: int, num_bytes: int, free: int | None
+        self,
+        num_lines: int,
+        num_bytes_read: int,
+        num_bytes: int,
+        free: int | None,
+        num_copies: int = 1,
     ) -> None:
         """Warns once if the output will not fit, or will be enormous.
 
@@ -237,6 +242,7 @@ class Progress:
           num_bytes_read: bytes of the input that these lines take.
           num_bytes: bytes of the output so far.
           free: room on the output's disk; None if nobody knows.
+          num_copies: how often they are there before the output is complete.
         """
         if self._has_estimated or not self._input_bytes or not num_bytes_read:
             return
@@ -246,18 +252,20 @@ class Progress:
             return
         self._has_estimated = True
         total = int(num_bytes / min(share, 1.0))
-        if free is not None and total - num_bytes > free:
+        needed = total * num_copies - num_bytes
+        if free is not None and needed > free:
             logging.warning(
                 "%s: the output will be about %s bytes, and its disk has room for %s "
-                "more",
+                "more%s",
                 self._summary.output_file,
                 f"{total:,}",
                 f"{free:,}",
+                f"; making it takes {needed:,}" if num_copies > 1 else "",
             )
         if total > _TERABYTE:
             logging.warning(
-                "%s: the output will be about %s bytes; fewer --layers or a name that "
-                "ends in .gz make it smaller",
+                "%s: the output will be about %s bytes; fewer --layers, --unit=word or "
+                "sentence, or --output_format=parquet make it smaller",
                 self._summary.output_file,
                 f"{total:,}",
             )

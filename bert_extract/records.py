@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
-import gzip
 import importlib.util
+import itertools
 import json
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jsonlines
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +53,33 @@ class Record:
         if not self.layers:
             return np.zeros((0, len(self.tokens), 0), np.float32)
         return np.stack(self.layers)
+
+
+def join_parts(parts: Sequence[Record]) -> Record:
+    """Makes one record of consecutive parts of a line."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = [part.texts for part in parts if part.texts is not None]
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    layers = zip(*(part.layers for part in parts), strict=True)
+    return dataclasses.replace(
+        parts[0],
+        tokens=tuple(itertools.chain.from_iterable(part.tokens for part in parts)),
+        layers=tuple(np.concatenate(pieces) for pieces in layers),
+        texts=tuple(itertools.chain.from_iterable(texts)) if texts else None,
+        offsets=tuple(itertools.chain.from_iterable(offsets)) if offsets else None,
+        is_last=parts[-1].is_last,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordKind:
+    """What all records of a run have in common."""
+
+    indexes: tuple[int | str, ...]
+    size: int  # of one vector
+    has_texts: bool = False  # whether some may have texts
+    has_offsets: bool = False
 
 
 def _load_kernel() -> ctypes.CDLL | None:
@@ -367,11 +393,15 @@ def from_json(line: str | bytes) -> Record:
         entry = json.loads(line)
     except ValueError as error:
         raise InputError(f"expected a record in JSON: {error}") from error
-    return _to_record(entry)
+    return to_record(entry)
 
 
-def _to_record(entry: Any) -> Record:
-    """Turn a decoded line into a Record."""
+def to_record(entry: Any) -> Record:
+    """Turn a decoded line of JSON into a record.
+
+    Raises:
+        InputError: it is not one.
+    """
     try:
         features = entry["features"]
         layers_by_token = [token_entry["layers"] for token_entry in features]
@@ -426,47 +456,3 @@ def _to_matrix(values_by_token: list[Any]) -> NDArray[np.float32]:
     if matrix.ndim != 2:
         raise ValueError("values that are no list of numbers")
     return matrix
-
-
-def read_features(path: str) -> Iterator[Record]:
-    """Read a file of records, one at a time.
-
-    Args:
-        path: JSON lines, as `bert-extract` or upstream's extract_features.py wrote
-            them; gzip if it ends in ".gz".
-
-    Yields:
-        The records in the file's order. The file is closed after the last, or when
-        the iterator is closed or dropped.
-
-    Raises:
-        InputError: the file cannot be read, or a line of it is not a record.
-    """
-    line_number = 0
-    try:
-        with (
-            gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
-        ) as file:
-            # json's own loads: which parser jsonlines finds must not matter.
-            for entry in jsonlines.Reader(_lines_to_the_end(file), loads=json.loads):
-                line_number += 1
-                yield _to_record(entry)
-    except jsonlines.InvalidLineError as error:
-        raise InputError(
-            f"{path}: expected a record in JSON: {error}. Was it written to its end?"
-        ) from error
-    except InputError as error:
-        raise InputError(f"{path}: line {line_number}: {error}") from error
-    except (OSError, zlib.error) as error:
-        raise InputError(
-            f"{path}: cannot be read after line {line_number}: {error}"
-        ) from error
-
-
-def _lines_to_the_end(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the file's lines; a gzip file that is cut off is an OSError."""
-    try:
-        yield from file
-    except EOFError as error:
-        # gzip's sign of a cut; jsonlines would take it for the end of the file.
-        raise OSError(str(error)) from error

@@ -1,7 +1,8 @@
-"""Encoded records -> the output, whatever it is.
+"""Records -> bytes -> the output, whatever it is.
 
-A regular file goes through `partial`; everything else (standard output, a FIFO, a
-device, a remote object) is written straight through.
+Which encoder, partial file and conversion belong to a format is decided here and
+nowhere else. A regular file goes through `partial`; everything else (standard output,
+a FIFO, a device, a remote object) is written straight through.
 """
 
 import errno
@@ -9,22 +10,36 @@ import io
 import os
 import stat
 import sys
-import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from absl import logging
 
-from bert_extract.appending import Buffer, explaining
+from bert_extract import compression, hdf5, parquet, spool
+from bert_extract.appending import BUFFER_SIZE, Buffer, explaining
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.examples import is_remote
-from bert_extract.partial import Fingerprint, PartialWriter, complete_run
-from bert_extract.records import JsonFormatter, Record
+from bert_extract.formats import (
+    GZIP,
+    HDF5,
+    JSONL,
+    PARQUET,
+    ZSTANDARD,
+    Format,
+    too_many_lines,
+)
+from bert_extract.partial import (
+    Fingerprint,
+    PartialForm,
+    PartialWriter,
+    complete_run,
+)
+from bert_extract.records import JsonFormatter, Record, RecordKind
+from bert_extract.spool import FrameEncoder
 
 STDOUT = "-"
-# zlib's fastest: six decimals of a float hardly compress, and level 6 takes four
-# times as long for 4 % less. A change of it changes the bytes of every output.
-_GZIP_LEVEL = 1
+_COMPRESSED = (GZIP, ZSTANDARD)
 # Standard output and its like under the names that a shell gives them.
 _OWN_DESCRIPTORS = {
     "-": 1,
@@ -41,25 +56,92 @@ class Encoder(Protocol):
     """Turns a group of consecutive records and parts of them into bytes."""
 
     def __call__(self, parts: Sequence[Record]) -> list[Buffer]:
-        """Encodes a group; called from several threads at once."""
+        """Encodes a group; called from several threads at once.
+
+        Raises:
+          NotFiniteError: a value is NaN or infinite, or the format has no room for it.
+        """
         ...
 
 
-def encoder_for(output_file: str, formatter: JsonFormatter) -> Encoder:
-    """The encoder for an output of this name: by its suffix, JSONL by default."""
+@dataclass(frozen=True)
+class OutputKind:
+    """What a run writes."""
+
+    format: Format
+    records: RecordKind
+    vector_dtype: str = "float32"  # of a format that holds numbers as they are
+
+
+def encoder_for(kind: OutputKind) -> tuple[Encoder, str]:
+    """Makes the encoder of an output.
+
+    Returns:
+      The encoder, and how it writes JSON: "compiled", "python", or "".
+    """
+    if not kind.format.is_json:
+        return FrameEncoder(kind.vector_dtype), ""
+    formatter = JsonFormatter(kind.records.indexes)
 
     def to_jsonl(parts: Sequence[Record]) -> list[Buffer]:
         return [formatter.format(part) for part in parts]
 
-    def to_gzip(parts: Sequence[Record]) -> list[Buffer]:
-        # A member of its own for each group: cuts depend on nothing but the records.
-        # zlib's own gzip header has no time and no name.
-        compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, 31)
-        pieces = [compressor.compress(formatter.format(part)) for part in parts]
-        pieces.append(compressor.flush())
-        return [b"".join(pieces)]
+    if kind.format is JSONL:
+        return to_jsonl, formatter.kernel
+    compress = compression.compressor_for(kind.format)
 
-    return to_gzip if output_file.endswith(".gz") else to_jsonl
+    def to_member(parts: Sequence[Record]) -> list[Buffer]:
+        return [compress(to_jsonl(parts))]
+
+    return to_member, formatter.kernel
+
+
+def fingerprint_of(kind: OutputKind) -> dict[str, Any]:
+    """What the bytes depend on from here on: the format, and who makes it."""
+    own: dict[str, Any] = {"output_format": kind.format.name}
+    if kind.format in _COMPRESSED:
+        own["library"] = compression.library_version(kind.format)
+    elif kind.format is HDF5:
+        own["library"] = hdf5.library_version()
+    elif kind.format is PARQUET:
+        own["library"] = parquet.library_version()
+    if not kind.format.is_json:
+        own["vector_dtype"] = kind.vector_dtype
+    return own
+
+
+def _form_of(kind: OutputKind) -> PartialForm:
+    """What stands in the partial file of an output."""
+    if kind.format is JSONL:
+        return PartialForm(_scan_lines)
+    if kind.format in _COMPRESSED:
+        return PartialForm(compression.scanner_for(kind.format))
+
+    def convert(spool_file: str, output_file: str) -> None:
+        logging.info("%s: every line is computed; writing it", output_file)
+        if kind.format is HDF5:
+            hdf5.write(spool_file, output_file, kind.records)
+        else:
+            parquet.write(spool_file, output_file, kind.records, kind.vector_dtype)
+
+    return PartialForm(
+        spool.scan, convert, kind.format.max_lines, too_many_lines(kind.format)
+    )
+
+
+def _scan_lines(descriptor: int, start: int) -> tuple[int, int]:
+    """Finds where the last whole line ends, and how many there are from `start` on."""
+    end = position = start
+    num_lines = 0
+    while block := os.pread(descriptor, BUFFER_SIZE, position):
+        hole = block.find(b"\0")  # JSON has no NUL
+        text = block if hole < 0 else block[:hole]
+        end = position + text.rfind(b"\n") + 1 if b"\n" in text else end
+        num_lines += text.count(b"\n")
+        if hole >= 0:
+            break
+        position += len(block)
+    return end, num_lines
 
 
 class Writer(Protocol):
@@ -68,6 +150,7 @@ class Writer(Protocol):
     num_records_kept: int  # records of an earlier run that need not come again
     num_bytes: int  # bytes of the output so far, kept ones included
     is_complete: bool  # nothing has to be done: the output is there already
+    num_copies: int  # how often the records are on the disk before the output is there
 
     def write(
         self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
@@ -98,24 +181,30 @@ class Writer(Protocol):
         ...
 
 
-def open_writer(output_file: str, fingerprint: Fingerprint, resume: bool) -> Writer:
+def open_writer(
+    output_file: str, kind: OutputKind, fingerprint: Fingerprint, resume: bool
+) -> Writer:
     """Opens an output.
 
     Args:
       output_file: a path, or "-" for standard output.
+      kind: what is written to it.
       fingerprint: everything that the bytes of the output depend on.
       resume: whether to go on after what an earlier run left.
 
     Raises:
-      OptionsError: resume, and this kind of output cannot be gone on with.
+      OptionsError: this kind of output cannot be gone on with, and resume is asked
+        for; or it is a stream, and the format needs a file.
       OutputError: the output cannot be created, another run writes it, or what an
         earlier run left does not match.
     """
     if is_remote(output_file):
+        _refuse_format(kind.format, output_file, "is a remote object")
         _refuse_resume(resume, output_file, "a remote object cannot be gone on with")
         with explaining(output_file):
             return _StreamWriter(_GFileWriter(output_file), output_file)
     if output_file in _OWN_DESCRIPTORS:
+        _refuse_format(kind.format, output_file, "is a stream")
         _refuse_resume(resume, output_file, "it is a stream")
         with explaining(name_of(output_file)):
             return _StreamWriter(_own_stream(output_file), output_file)
@@ -128,10 +217,11 @@ def open_writer(output_file: str, fingerprint: Fingerprint, resume: bool) -> Wri
             f"{output_file}: the folder {folder} is not there; make it first"
         )
     if os.path.exists(path) and not os.path.isfile(path):
+        _refuse_format(kind.format, output_file, "is not a regular file")
         _refuse_resume(resume, output_file, "it is not a regular file")
         with explaining(output_file):
             return _StreamWriter(open(path, "wb", buffering=0), output_file)
-    return PartialWriter(path, fingerprint, resume)
+    return PartialWriter(path, _form_of(kind), fingerprint, resume)
 
 
 def _own_stream(output_file: str) -> IO[bytes]:
@@ -151,6 +241,14 @@ def _refuse_resume(resume: bool, output_file: str, reason: str) -> None:
     if resume:
         raise OptionsError(
             f"--resume: {output_file}: {reason}; run without it, or write to a file"
+        )
+
+
+def _refuse_format(output_format: Format, output_file: str, reason: str) -> None:
+    if not output_format.is_json:
+        raise OptionsError(
+            f"{name_of(output_file)}: {reason}, and the format {output_format.name} "
+            "needs a file on a disk; write to one and copy it"
         )
 
 
@@ -194,6 +292,7 @@ class _StreamWriter:
 
     num_records_kept = 0
     is_complete = False
+    num_copies = 1
 
     def __init__(self, stream: IO[bytes] | io.RawIOBase, name: str) -> None:
         self.num_bytes = 0

@@ -14,27 +14,23 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "options", "examples", "splits", "unicode14_tables"),
-    *("unicode14", "words", "alignment", "cutting", "tokenization"),
-    *("features", "batching"),
+    *("errors", "version", "formats", "options", "examples", "splits"),
+    *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
+    *("tokenization", "features", "batching"),
     *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),
-    *("checkpoint", "records", "appending", "partial", "writers", "pipeline"),
+    *("checkpoint", "records"),
+    *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
+    *("partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
-    *("errors", "options", "examples", "splits", "unicode14", "words", "alignment"),
-    *(
-        "cutting",
-        "tokenization",
-        "features",
-        "batching",
-        "config",
-        "records",
-        "appending",
-    ),
+    *("errors", "formats", "options", "examples", "splits"),
+    *("unicode14", "words", "alignment", "cutting", "tokenization"),
+    *("features", "batching", "config", "records"),
+    *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers"),
     *("pipeline", "progress"),
     "cli",
@@ -76,6 +72,7 @@ def test_most_of_the_package_does_not_import_tensorflow() -> None:
     imported = set(completed.stdout.split())
     assert "bert_extract.cli" in imported
     assert not imported & {"tensorflow", "tensorflow_text", "keras"}
+    assert not imported & {"h5py", "pandas", "pyarrow", "zstandard"}
 
 
 def test_all_is_what_is_exported() -> None:

@@ -23,9 +23,11 @@ from bert_extract import (
     jobs,
 )
 from bert_extract.engine import Engine
+from bert_extract.formats import JSONL
 from bert_extract.jobs import outputs_in, run_job
 from bert_extract.progress import Summary
-from bert_extract.writers import open_writer
+from bert_extract.records import RecordKind
+from bert_extract.writers import OutputKind, open_writer
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +240,8 @@ def test_a_second_run_is_refused_at_once(
     input_file = write_input(tmp_path / "in.txt", 10)
     output_file = tmp_path / "out.jsonl"
     job = Job(input_file=str(input_file), output_file=str(output_file))
-    writer = open_writer(str(output_file), {}, resume=False)
+    kind = OutputKind(JSONL, RecordKind((-1,), 32))
+    writer = open_writer(str(output_file), kind, {}, resume=False)
     try:
         for resume in (True, False):
             completed = Command(tiny_bert).run(
@@ -281,7 +284,7 @@ def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
     assert output["fingerprint"] == fingerprint["fingerprint"]
     keys = "checkpoint_sha256 vocab_sha256 bert_config_sha256 do_lower_case layers"
     keys += " max_seq_length precision errors shard input bert_extract tensorflow"
-    keys += " device instruction_set"
+    keys += " device instruction_set output_format"
     assert sorted(output["fingerprint"]) == sorted(keys.split())
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import itertools
 import json
 import math
 import os
@@ -10,17 +9,18 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from nasty_records import NASTY_TOKENS, annotated, parts_of
 from numpy.typing import NDArray
 
 import bert_extract.records
 from bert_extract.errors import InputError, NotFiniteError
-from bert_extract.records import JsonFormatter, Record, from_json, read_features
+from bert_extract.reading import read_features
+from bert_extract.records import JsonFormatter, Record, from_json
 
 Float32 = NDArray[np.float32]
 
@@ -228,31 +228,6 @@ def test_a_value_that_is_not_finite_is_named(
 
 # --- structure ------------------------------------------------------------------
 
-NASTY_TOKENS = (
-    "",
-    " ",
-    "?",
-    '"',
-    "\\",
-    "\\u0041",
-    "\x00",
-    "\x1f\x7f\t\n\r\b\f",
-    "é",
-    "e\u0301",
-    "\u2028\u2029",
-    "北京",
-    "😀",
-    "\U0010ffff",
-    "\ud800",
-    "##ing",
-    "/",
-    "\ufeff",
-    "x" * 201,
-    "日" * 5000,
-    "{}",
-    "%s\0",
-)
-
 
 @each_kernel
 def test_nasty_tokens(kernel: str) -> None:
@@ -276,36 +251,6 @@ def test_few_of_everything(
     record = Record(12, ("a", "b")[:num_tokens], indexes, (layer,) * len(indexes))
     line = bytes(JsonFormatter(indexes, kernel=kernel).format(record)).decode("ascii")
     assert line == original_line(record)
-
-
-def annotated(record: Record) -> Record:
-    """The record with a text and an offset for each entry, some of them null."""
-    places = range(len(record.tokens))
-    return dataclasses.replace(
-        record,
-        texts=tuple("ab"[place % 2] for place in places),
-        offsets=tuple(
-            None if place % 5 == 0 else (place, 10**place % 10**9) for place in places
-        ),
-    )
-
-
-def parts_of(record: Record, cuts: Sequence[int]) -> list[Record]:
-    """The record in parts that end at the cuts and at its end."""
-    edges = [0, *cuts, len(record.tokens)]
-    return [
-        dataclasses.replace(
-            record,
-            tokens=record.tokens[start:end],
-            layers=tuple(layer[start:end] for layer in record.layers),
-            texts=record.texts and record.texts[start:end],
-            offsets=record.offsets and record.offsets[start:end],
-            position=start,
-            is_first=number == 0,
-            is_last=number == len(edges) - 2,
-        )
-        for number, (start, end) in enumerate(itertools.pairwise(edges))
-    ]
 
 
 @each_kernel
@@ -340,13 +285,13 @@ def test_parts_are_the_bytes_of_the_whole(
     if is_annotated:
         record = annotated(record)
     formatter = JsonFormatter(record.indexes, kernel=kernel)
-    parts = parts_of(record, [min(cut, num_tokens) for cut in cuts])
+    parts = parts_of(record, cuts)
     line = b"".join(bytes(formatter.format(part)) for part in parts)
     assert line.decode("ascii") == original_line(record)
     # Layers that were not asked for, as in --layers of no use: entries all the same.
     bare = dataclasses.replace(record, indexes=(), layers=())
     formatter = JsonFormatter((), kernel=kernel)
-    parts = parts_of(bare, [min(cut, num_tokens) for cut in cuts])
+    parts = parts_of(bare, cuts)
     line = b"".join(bytes(formatter.format(part)) for part in parts)
     assert line.decode("ascii") == original_line(bare)
 

@@ -20,12 +20,20 @@ from typing import Any
 import pytest
 from absl import logging
 
-from bert_extract import appending, partial
+from bert_extract import appending, compression, writers
 from bert_extract.errors import OptionsError, OutputError
-from bert_extract.writers import Writer, find_complete, open_writer
+from bert_extract.formats import GZIP, format_of
+from bert_extract.records import RecordKind
+from bert_extract.writers import OutputKind, Writer, find_complete
 
 FINGERPRINT = {"layers": (-1, "embeddings"), "input": [["in.txt", 7, 8]]}
 BUFFER_SIZE = appending.BUFFER_SIZE
+
+
+def open_writer(output_file: str, fingerprint: dict[str, Any], resume: bool) -> Writer:
+    """For outputs of one layer of three numbers."""
+    kind = OutputKind(format_of(output_file), RecordKind((-1,), 3))
+    return writers.open_writer(output_file, kind, fingerprint, resume)
 
 
 class Crash(BaseException):
@@ -262,7 +270,7 @@ def test_what_a_killed_run_left_of_a_long_line_is_not_held_in_memory(
             file.write(b"x" * (BUFFER_SIZE if number else BUFFER_SIZE - 2))
     tracemalloc.start()
     with open(path, "rb") as file:
-        assert partial._scan_lines(file.fileno(), 0) == (2, 1)
+        assert writers._scan_lines(file.fileno(), 0) == (2, 1)
     assert tracemalloc.get_traced_memory()[1] < 3 * BUFFER_SIZE
     tracemalloc.stop()
 
@@ -351,10 +359,13 @@ def test_a_member_cut_at_every_byte_is_not_whole(tmp_path: Path) -> None:
     for end in range(len(pieces[0]), len(b"".join(pieces))):
         path.write_bytes(b"".join(pieces)[:end])
         with open(path, "rb") as file:
-            assert partial._scan_members(file.fileno(), 0) == (len(pieces[0]), 2)
+            assert compression.scanner_for(GZIP)(file.fileno(), 0) == (
+                len(pieces[0]),
+                2,
+            )
     path.write_bytes(b"".join(pieces))
     with open(path, "rb") as file:
-        assert partial._scan_members(file.fileno(), 0)[1] == 10
+        assert compression.scanner_for(GZIP)(file.fileno(), 0)[1] == 10
     assert len(gzip.decompress(path.read_bytes())) == 20
 
 
@@ -600,8 +611,11 @@ def test_a_second_run_is_refused_between_the_renames_too(
 
 _HOLD = """
 import sys, time
-from bert_extract.writers import open_writer
-writer = open_writer(sys.argv[1], {}, resume=False)
+from bert_extract.formats import JSONL
+from bert_extract.records import RecordKind
+from bert_extract.writers import OutputKind, open_writer
+kind = OutputKind(JSONL, RecordKind((-1,), 3))
+writer = open_writer(sys.argv[1], kind, {}, resume=False)
 writer.write([b"{}\\n"], 1, is_whole=True)
 writer.commit()
 print("locked", flush=True)

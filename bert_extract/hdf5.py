@@ -1,0 +1,210 @@
+"""Spool <-> HDF5 in ELMo's layout, which probing tools read.
+
+    "0", "1", ...         float32 or float16 [num_layers, num_tokens, size], by
+                          linex_index; attributes "tokens", and "texts" and "offsets"
+                          where the records have them
+    "sentence_to_index"   [1]: an object of each line's text and its dataset's name
+    attribute "layers"    of the file: the layers as they were asked for
+
+Attributes and sentence_to_index are JSON: HDF5's own strings end at a NUL, and a list
+of them has at most 64 kB.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bert_extract.appending import crash_point
+from bert_extract.errors import InputError
+from bert_extract.records import Record, RecordKind
+from bert_extract.spool import Frame, Spool
+
+_SENTENCES = "sentence_to_index"
+# HDF5 1.8's: files of 2008 and later libraries read it, and a group may have millions
+# of datasets.
+_LIBRARY_VERSIONS = ("v108", "v108")
+
+
+def library_version() -> str:
+    """The library that the file's bytes depend on."""
+    import h5py
+
+    return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def write(spool_file: str, output_file: str, kind: RecordKind) -> None:
+    """Makes an HDF5 file of a spool.
+
+    Args:
+      spool_file: the whole records.
+      output_file: the file to make.
+      kind: what the records have in common.
+
+    Raises:
+      OutputError: the spool is broken.
+      OSError: the file cannot be written.
+    """
+    import h5py
+
+    with (
+        Spool(spool_file) as spool,
+        h5py.File(output_file, "w", libver=_LIBRARY_VERSIONS) as file,
+    ):
+        file.attrs["layers"] = json.dumps(kind.indexes)
+        sentences = _Sentences()
+        entries = _Entries()
+        for frame in spool.frames():
+            entries.add(frame)
+            sentences.add(frame.part)
+            if frame.part.is_last:
+                crash_point("convert")
+                _write_record(file, spool, frame, entries)
+                entries = _Entries()
+        file.create_dataset(
+            _SENTENCES, (1,), h5py.string_dtype(), data=[sentences.text()]
+        )
+
+
+class _JsonText:
+    """A JSON list or object that grows; its parts need not be kept."""
+
+    def __init__(self, brackets: str) -> None:
+        self._brackets = brackets
+        self._pieces: list[str] = []
+
+    def add(self, pieces: str) -> None:
+        """Adds what stands between the brackets of a JSON text."""
+        if pieces:
+            self._pieces.append(pieces)
+
+    def text(self) -> str:
+        """All of it."""
+        return self._brackets[0] + ", ".join(self._pieces) + self._brackets[1]
+
+
+class _Sentences:
+    """What becomes sentence_to_index."""
+
+    def __init__(self) -> None:
+        self._object = _JsonText("{}")
+        self._counts: dict[bytes, int] = {}  # by digest: lines may be long
+
+    def add(self, part: Record) -> None:
+        """Adds a line if this is its first part."""
+        if not part.is_first:
+            return
+        line = part.line or ""
+        count = self._counts.get(_digest(line), 0) + 1
+        name = line
+        while count > 1 and _digest(name := f"{line} (Occurrence {count})") in (
+            self._counts
+        ):
+            count += 1  # some line is called that
+        self._counts[_digest(line)] = count
+        self._counts.setdefault(_digest(name), 1)
+        self._object.add(f'{json.dumps(name)}: "{part.linex_index}"')
+
+    def text(self) -> str:
+        """The JSON object."""
+        return self._object.text()
+
+
+def _digest(line: str) -> bytes:
+    return hashlib.blake2b(line.encode("utf-8"), digest_size=16).digest()
+
+
+class _Entries:
+    """What is known of a record whose vectors are still in the spool."""
+
+    def __init__(self) -> None:
+        self.start: int | None = None  # of its first frame, in bytes
+        self.num_tokens = 0
+        self._lists: dict[str, _JsonText] = {}
+
+    def add(self, frame: Frame) -> None:
+        """Adds a part."""
+        if self.start is None:
+            self.start = frame.start
+        self.num_tokens += len(frame.part.tokens)
+        for name in ("tokens", "texts", "offsets"):
+            values = getattr(frame.part, name)
+            if values is not None:
+                entries = self._lists.setdefault(name, _JsonText("[]"))
+                entries.add(json.dumps(values)[1:-1])
+
+    def attributes(self) -> dict[str, str]:
+        """The lists as JSON, by name."""
+        return {name: entries.text() for name, entries in self._lists.items()}
+
+
+def _write_record(file: Any, spool: Spool, last: Frame, entries: _Entries) -> None:
+    name = str(last.part.linex_index)
+    if entries.start == last.start:
+        dataset = file.create_dataset(name, data=spool.read_vectors(last))
+    else:
+        num_layers, _, size = last.shape
+        shape = (num_layers, entries.num_tokens, size)
+        dataset = file.create_dataset(name, shape, last.dtype)
+        assert entries.start is not None
+        end = 0
+        for frame in spool.frames(entries.start, last.end):
+            start, end = end, end + len(frame.part.tokens)
+            dataset[:, start:end] = spool.read_vectors(frame)
+    for key, text in entries.attributes().items():
+        dataset.attrs[key] = text
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def read(path: str) -> Iterator[Record]:
+    """Reads records one at a time, in the order of their lines.
+
+    Raises:
+      InputError: it is not such a file, or it was cut off.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            indexes = tuple(json.loads(file.attrs["layers"]))
+            for linex_index in sorted(int(name) for name in file if name != _SENTENCES):
+                yield _to_record(linex_index, indexes, file[str(linex_index)])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: expected HDF5 as bert-extract writes it, datasets '0', '1', ... "
+            "with an attribute 'tokens' each, and an attribute 'layers' of the file: "
+            f"{error}"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read as HDF5: {error}. Was it written to its end?"
+        ) from error
+
+
+def _to_record(
+    linex_index: int, indexes: tuple[int | str, ...], dataset: Any
+) -> Record:
+    lists = {key: json.loads(text) for key, text in dataset.attrs.items()}
+    tokens = tuple(lists["tokens"])
+    vectors = dataset[()]
+    if vectors.shape[:2] != (len(indexes), len(tokens)):
+        raise ValueError(f"dataset {linex_index} has the shape {vectors.shape}")
+    return Record(
+        linex_index,
+        tokens,
+        indexes,
+        tuple(vectors.astype(np.float32)),
+        texts=tuple(lists["texts"]) if "texts" in lists else None,
+        offsets=tuple(
+            None if span is None else (span[0], span[1]) for span in lists["offsets"]
+        )
+        if "offsets" in lists
+        else None,
+    )
