@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bert_extract import unicode14
 from bert_extract.alignment import BOUNDARY, COUNT, STARTER, flags
+from bert_extract.long_lines import LongText, Text
 from bert_extract.words import MAX_CHARS_PER_WORD, tables
 
 # Characters of the text that are looked at in one go.
@@ -47,7 +48,7 @@ class Part:
         return ends + self.start if self.places is None else self.places[ends - 1] + 1
 
 
-def parts(text: str, do_lower_case: bool) -> Iterator[Part]:
+def parts(text: Text, do_lower_case: bool) -> Iterator[Part]:
     """Cuts a long text into parts, in order."""
     if not do_lower_case:
         yield from _cut(text, do_lower_case)
@@ -62,13 +63,16 @@ def parts(text: str, do_lower_case: bool) -> Iterator[Part]:
             is_cased = part.ends_cased
 
 
-def pieces(text: str, start: int = 0) -> Iterator[str]:
+def pieces(text: Text, start: int = 0) -> Iterator[str]:
     """A text from some character on, some characters at a time."""
+    if isinstance(text, LongText):
+        yield from text.pieces(start)
+        return
     for begin in range(start, len(text), _PIECE_SIZE):
         yield text[begin : begin + _PIECE_SIZE]
 
 
-def _cut(text: str, do_lower_case: bool) -> Iterator[Part]:
+def _cut(text: Text, do_lower_case: bool) -> Iterator[Part]:
     cutter = _Cutter(do_lower_case)
     for piece in pieces(text):
         yield from cutter.add(piece)
@@ -183,7 +187,7 @@ class _LongWord:
         return Part(text, self._start, end, places, self._ends_cased)
 
 
-def _with_settled_sigmas(part: Part, text: str, is_cased_before: bool) -> str:
+def _with_settled_sigmas(part: Part, text: Text, is_cased_before: bool) -> str:
     """Lower-cases those capital sigmas that may look beyond their part.
 
     One is final if a letter with a case stands before it, and none behind it, where

@@ -6,7 +6,6 @@ import glob
 import gzip
 import io
 import os
-import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -17,10 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
+from bert_extract.long_lines import LongLine, LongText, Text, others_before_returns
 
 STDIN = "-"
 _SEPARATOR = " ||| "
-_CARRIAGE_RETURN = re.compile("\r")
+# Bytes of a line from which on it is not decoded as a whole; and characters from which
+# on a text of such a line is not a str.
+_LONG_LINE = 1 << 20
+_LONG_TEXT = 1 << 18
 # One read of a text file, in bytes.
 _BLOCK_SIZE = 1 << 20
 
@@ -30,14 +33,16 @@ class Example:
     """One line of the input."""
 
     unique_id: int  # the line's index in the whole input, from 0
-    text_a: str
-    text_b: str | None  # what follows " ||| ", if the line is a pair
+    text_a: Text
+    text_b: Text | None  # what follows " ||| ", if the line is a pair
     # How many characters of the line stand before text_a; without CRs, if those are
     # counted below.
     start: int = field(default=0, compare=False)
-    # int64 [num_crs]: how many other characters stand before each CR of the line; None
-    # if there are none between the first and the last character of the texts.
-    carriage_returns: NDArray[np.int64] | None = field(default=None, compare=False)
+    # Counts the line's CRs; None if there are none between the first and the last
+    # character of the texts.
+    carriage_returns: "CarriageReturns | LongLine | None" = field(
+        default=None, compare=False
+    )
 
     def raw_positions(
         self, text: Literal["a", "b"], positions: NDArray[np.int64], is_end: bool
@@ -58,9 +63,18 @@ class Example:
         if self.carriage_returns is None:
             return positions
         # An end goes with the character before it: a CR behind that lies outside.
-        characters = positions - is_end
-        num_before = np.searchsorted(self.carriage_returns, characters, side="right")
-        return positions + num_before
+        return positions + self.carriage_returns.count_before(positions - is_end)
+
+
+class CarriageReturns:
+    """Where the CRs of a line are, for what is counted without them."""
+
+    def __init__(self, line: str) -> None:
+        self._others_before = others_before_returns(line)
+
+    def count_before(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many CRs stand before the characters at some positions: int64."""
+        return np.searchsorted(self._others_before, positions, side="right")
 
 
 def parse_line(line: str, unique_id: int) -> Example:
@@ -81,8 +95,7 @@ def parse_line(line: str, unique_id: int) -> Example:
         start = line.find(text[:1])
     carriage_returns = None
     if "\r" in text:
-        found = [match.start() for match in _CARRIAGE_RETURN.finditer(line)]
-        carriage_returns = np.array(found, np.int64) - np.arange(len(found))
+        carriage_returns = CarriageReturns(line)
         start -= line.count("\r", 0, start)
         text = text.replace("\r", "")
     # The original's regular expression is greedy: the last separator wins.
@@ -90,6 +103,23 @@ def parse_line(line: str, unique_id: int) -> Example:
     if not separator:
         return Example(unique_id, text, None, start, carriage_returns)
     return Example(unique_id, text_a, text_b, start, carriage_returns)
+
+
+def parse_long_line(line: LongLine, unique_id: int) -> Example:
+    """Does what `parse_line` does, without ever having the whole line as a str."""
+    returns = line if line.has_carriage_return else None
+    start, end = line.start, line.end
+    place = line.rfind(_SEPARATOR, start, end)
+    if place < 0:
+        return Example(unique_id, _text_of(line, start, end), None, start, returns)
+    text_a = _text_of(line, start, place)
+    text_b = _text_of(line, place + len(_SEPARATOR), end)
+    return Example(unique_id, text_a, text_b, start, returns)
+
+
+def _text_of(line: LongLine, start: int, end: int) -> Text:
+    text = LongText(line, start, end)
+    return text if len(text) > _LONG_TEXT else str(text)
 
 
 def is_unsplit_pair(example: Example) -> bool:
@@ -277,20 +307,25 @@ class LineReader:
                 yield lines.pop()
 
 
-def decode_line(line: bytes, errors: str, path: str, line_number: int) -> str:
-    """Decodes one line of UTF-8.
+def read_example(
+    line: bytes, errors: str, path: str, line_number: int, unique_id: int
+) -> Example:
+    """Decodes one line of UTF-8 and reads it.
 
     Args:
-      line: its bytes.
+      line: its bytes, without the newline.
       errors: "strict", "replace" or "ignore", as Python names them.
       path: the file, for the message.
       line_number: the line in that file, from 1, for the message.
+      unique_id: the line's index in the whole input.
 
     Raises:
       InputError: errors is "strict" and the line is not UTF-8.
     """
     try:
-        return line.decode("utf-8", errors)
+        if len(line) > _LONG_LINE:
+            return parse_long_line(LongLine(line, errors), unique_id)
+        return parse_line(line.decode("utf-8", errors), unique_id)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name_of(path)}: line {line_number} is not UTF-8: byte "

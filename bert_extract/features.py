@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import OptionsError
 from bert_extract.examples import Example
+from bert_extract.long_lines import Text
 from bert_extract.tokenization import Tokenizer, Vocab
 
 # Characters from which on a text is only cut as far as it matters. Cutting all of it
@@ -72,11 +73,11 @@ def to_features(
 
 
 def _tokenize(
-    texts: Sequence[str], tokenizer: Tokenizer, max_num_wordpieces: int
+    texts: Sequence[Text], tokenizer: Tokenizer, max_num_wordpieces: int
 ) -> list[NDArray[np.int32]]:
     """Cuts each text: the whole of it, or so much that the rest makes no difference."""
     short_texts = iter(
-        tokenizer.tokenize([text for text in texts if len(text) <= _LONG_TEXT])
+        tokenizer.tokenize([str(text) for text in texts if len(text) <= _LONG_TEXT])
     )
     return [
         next(short_texts)

@@ -8,11 +8,10 @@ from bert_extract.examples import (
     STDIN,
     Example,
     LineReader,
-    decode_line,
     is_compressed,
     is_remote,
     open_raw,
-    parse_line,
+    read_example,
     reading,
 )
 
@@ -128,10 +127,10 @@ class SplitReader:
                 if num_to_skip:
                     num_to_skip -= 1
                 else:
-                    text = decode_line(line, self._errors, split.path, line_number)
+                    example = read_example(
+                        line, self._errors, split.path, line_number, unique_id
+                    )
                     del line  # it may be long
-                    example = parse_line(text, unique_id)
-                    del text
                     yield example
                     del example
                 unique_id += 1

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bert_extract.alignment import AlignedWordpieces, align, sources
 from bert_extract.cutting import parts
 from bert_extract.errors import VocabError
+from bert_extract.long_lines import Text
 from bert_extract.words import MAX_CHARS_PER_WORD, basic_tokens
 
 UNKNOWN_TOKEN = "[UNK]"
@@ -181,7 +182,7 @@ class Tokenizer:
             offset += len(text)
         return aligned
 
-    def tokenize_start(self, text: str, num_wordpieces: int) -> NDArray[np.int32]:
+    def tokenize_start(self, text: Text, num_wordpieces: int) -> NDArray[np.int32]:
         """Cuts the beginning of a text, for one so long that the rest costs too much.
 
         Returns:
@@ -197,7 +198,7 @@ class Tokenizer:
                 break
         return np.concatenate(pieces)
 
-    def tokenize_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+    def tokenize_parts(self, text: Text) -> Iterator[NDArray[np.int32]]:
         """Cuts a long text some at a time, so that it takes no more memory than a part.
 
         Yields:
@@ -206,7 +207,7 @@ class Tokenizer:
         for part in parts(text, self.do_lower_case):
             yield from self.tokenize([part.text])
 
-    def tokenize_aligned_parts(self, text: str) -> Iterator[AlignedWordpieces]:
+    def tokenize_aligned_parts(self, text: Text) -> Iterator[AlignedWordpieces]:
         """Does to a long text, some at a time, what `tokenize_aligned` does.
 
         Yields:

@@ -221,7 +221,7 @@ BOTH: tuple[TextName, TextName] = ("a", "b")
 
 
 def text_of(example: Example, name: TextName) -> str:
-    return example.text_a if name == "a" else example.text_b or ""
+    return str(example.text_a if name == "a" else example.text_b or "")
 
 
 @pytest.mark.parametrize(

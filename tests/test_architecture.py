@@ -14,7 +14,7 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "formats", "options", "examples", "splits"),
+    *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
     *("tokenization", "features", "batching"),
     *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),

@@ -11,10 +11,10 @@ from bert_extract.errors import InputError
 from bert_extract.examples import (
     Example,
     LineReader,
-    decode_line,
     expand_input_files,
     is_unsplit_pair,
     parse_line,
+    read_example,
 )
 
 
@@ -120,21 +120,21 @@ def test_a_part_has_the_lines_whose_first_byte_is_in_it(
     assert list(LineReader(str(path), start, end)) == expected
 
 
-def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_is_named() -> None:
     with pytest.raises(InputError, match=r"x\.txt: line 3 is not UTF-8: byte 0xe4 at"):
-        decode_line(b"M\xe4rz", "strict", "x.txt", 3)
+        read_example(b"M\xe4rz", "strict", "x.txt", 3, 0)
 
 
 @pytest.mark.parametrize(
     ("errors", "text"), [("replace", "M\ufffdrz"), ("ignore", "Mrz")]
 )
 def test_bytes_that_are_not_utf8_can_be_passed_over(errors: str, text: str) -> None:
-    assert decode_line(b"M\xe4rz", errors, "x.txt", 3) == text
+    assert read_example(b"M\xe4rz", errors, "x.txt", 3, 0) == Example(0, text, None)
 
 
 def test_half_a_surrogate_pair_is_not_utf8() -> None:
     with pytest.raises(InputError, match="line 1 is not UTF-8"):
-        decode_line(b"\xed\xa0\x80", "strict", "x.txt", 1)
+        read_example(b"\xed\xa0\x80", "strict", "x.txt", 1, 0)
 
 
 # ------------------------------------------------------------------- --input_file

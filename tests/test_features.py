@@ -206,8 +206,8 @@ def test_nasty_pairs_are_laid_out_as_in_the_reference(minilm_dir: Path) -> None:
         for example, laid_out in zip(examples, features, strict=True):
             assert example.text_b is not None
             tokens, token_type_ids = reference.laid_out(
-                reference.tokens(example.text_a, vocab.ids, True),
-                reference.tokens(example.text_b, vocab.ids, True),
+                reference.tokens(str(example.text_a), vocab.ids, True),
+                reference.tokens(str(example.text_b), vocab.ids, True),
                 max_seq_length,
             )
             assert [vocab.tokens[i] for i in laid_out.input_ids] == tokens

@@ -26,7 +26,7 @@ def read_shards(paths: Sequence[Path], num_shards: int) -> list[list[Example]]:
 
 
 def texts(examples: Sequence[Example]) -> list[str]:
-    return [example.text_a for example in examples]
+    return [str(example.text_a) for example in examples]
 
 
 def random_content(rng: random.Random) -> bytes:
