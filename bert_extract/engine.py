@@ -53,9 +53,9 @@ _THREADS_PER_GPU = 2
 # The vectors of one window, in bytes. Two windows are in flight.
 _WINDOW_BYTES = 192 << 20
 _MIN_WINDOW_TOKENS = 4096
-# More tokens fill a few more batches (4 % more speed with 65,536 of them), but hold
-# more memory the longer the input is, up to two windows; a GPU's batches need them.
-_MAX_WINDOW_TOKENS = 16384
+# More tokens fill more batches, but hold more memory the longer the input is, up to
+# two windows; a GPU's batches need them.
+_MAX_WINDOW_TOKENS = 32768
 _MAX_WINDOW_TOKENS_GPU = 65536
 # With a hidden_size of 1024 and more, the float32 matrix products of up to 100 rows
 # add in another order than those of more rows (TensorFlow 2.21 on x86-64). So that a

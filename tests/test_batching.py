@@ -26,8 +26,8 @@ def line(num_tokens: int, unique_id: int = 0) -> Features:
 @pytest.mark.parametrize(
     ("num_tokens", "length"),
     [
-        *((2, 2), (3, 3), (31, 31), (32, 32), (33, 34), (34, 34), (63, 64), (64, 64)),
-        *((65, 68), (68, 68), (127, 128), (128, 128), (129, 136), (511, 512)),
+        *((2, 2), (3, 3), (19, 19), (20, 20), (21, 22), (22, 22), (39, 40), (40, 40)),
+        *((41, 44), (79, 80), (81, 88), (159, 160), (161, 176), (497, 512)),
     ],
 )
 def test_short_lines_are_not_padded_and_long_ones_hardly(
@@ -36,15 +36,17 @@ def test_short_lines_are_not_padded_and_long_ones_hardly(
     assert padded_length(num_tokens) == length
 
 
-def test_padding_is_never_more_than_six_in_a_hundred() -> None:
+def test_padding_is_never_more_than_nine_in_a_hundred() -> None:
     for num_tokens in range(2, 513):
         padded = padded_length(num_tokens)
-        assert num_tokens <= padded <= num_tokens * 1.06
+        assert num_tokens <= padded <= num_tokens * 1.094
         assert padded_length(padded) == padded
 
 
 def test_a_device_can_want_multiples() -> None:
-    assert [padded_length(n, 8) for n in (2, 8, 9, 33, 130)] == [8, 8, 16, 40, 136]
+    assert [padded_length(n, 8) for n in (2, 8, 9, 33, 130, 161)] == [
+        *(8, 8, 16, 40, 136, 176)
+    ]
 
 
 def test_windows_end_after_whole_groups() -> None:

@@ -98,10 +98,10 @@ def test_a_layer_asked_for_twice_is_computed_once(tiny_bert: Path) -> None:
 
 
 def test_windows_hold_so_much_and_no_more(tmp_path: Path, tiny: Engine) -> None:
-    assert tiny._window_tokens() == 16384
+    assert tiny._window_tokens() == 32768
     wide = write_random_model(tmp_path, hidden_size=768, num_attention_heads=12)
     of_two_layers = Engine(options_for(wide, layers="all"))
-    assert of_two_layers._window_tokens() == 16384
+    assert of_two_layers._window_tokens() == 32768
     of_many = Engine(options_for(wide, layers="all,embeddings"))
     of_many.config = of_many.config.__class__(
         **{**of_many.config.__dict__, "hidden_size": 76_800}
