@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from bert_extract.errors import BertExtractError
 from bert_extract.features import Features
 
-# Windows end after a multiple of so many lines, so that whatever is made of groups of
-# records (the members of a compressed file) does not depend on the windows.
+# A group ends with a line when it has so many parts (a line is one part, if it is not
+# long), and within a long line when it has twice as many. So groups, and what is made
+# of them (the members of a compressed file), depend on nothing but the lines; and
+# after a group that ends with a line it is as if the input began there.
 GROUP_SIZE = 8
+_MAX_GROUP_SIZE = 2 * GROUP_SIZE
 # Blank lines are two tokens each: a window of tokens alone could hold too many lines.
 _MAX_WINDOW_LINES = 16384
 
@@ -52,36 +55,57 @@ def padded_length(num_tokens: int, multiple: int = 1) -> int:
     return -(-num_tokens // multiple) * multiple
 
 
-def windows(features: Iterable[Features], max_tokens: int) -> Iterator[list[Features]]:
-    """Cuts a stream into windows of about `max_tokens` tokens, in order.
+def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
+    """Cuts a stream into groups of consecutive parts, which are encoded together.
+
+    If a line cannot be read, the groups before it that are whole are still given, and
+    then the error is raised.
+    """
+    group: list[Features] = []
+    for part in features:
+        group.append(part)
+        if len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def windows(
+    features: Iterable[Features], max_tokens: int
+) -> Iterator[list[list[Features]]]:
+    """Cuts a stream into windows of whole groups, in order.
+
+    A window has about `max_tokens` tokens. An entry for which the model computes
+    nothing counts like a token: its zeros have to be written, too.
 
     If a line cannot be read, what came before in whole groups is still given, and then
     the error is raised.
     """
-    window: list[Features] = []
-    num_tokens = 0
+    window: list[list[Features]] = []
+    num_tokens = num_parts = 0
     try:
-        for line in features:
-            window.append(line)
-            num_tokens += len(line.input_ids)
-            is_full = num_tokens >= max_tokens or len(window) >= _MAX_WINDOW_LINES
-            if is_full and len(window) % GROUP_SIZE == 0:
+        for group in groups(features):
+            window.append(group)
+            num_tokens += sum(part.size for part in group)
+            num_parts += len(group)
+            if num_tokens >= max_tokens or num_parts >= _MAX_WINDOW_LINES:
                 yield window
-                window, num_tokens = [], 0
+                window, num_tokens, num_parts = [], 0, 0
     except BertExtractError:
-        whole_groups = len(window) // GROUP_SIZE * GROUP_SIZE
-        if whole_groups:
-            yield window[:whole_groups]
+        if window:
+            yield window
         raise
     if window:
         yield window
 
 
 def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
-    """Groups the lines of a window into batches, the ones with longest lines first.
+    """Puts the lines of a window into batches, the ones with longest lines first.
 
     Args:
-      padded_lengths: the padded length of each line.
+      padded_lengths: the padded length of each line; 0 for what has no tokens, which
+        is in no batch.
       max_slots: the most rows x padded length of one batch; a line that is longer
         alone makes a batch of its own.
 
@@ -90,7 +114,8 @@ def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int
     """
     places_by_length: dict[int, list[int]] = {}
     for place, length in enumerate(padded_lengths):
-        places_by_length.setdefault(length, []).append(place)
+        if length:
+            places_by_length.setdefault(length, []).append(place)
     batches = []
     for length in sorted(places_by_length, reverse=True):
         places = places_by_length[length]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from bert_extract.bundle import Tf1Checkpoint, list_variables, resolve_prefix
 from bert_extract.checkpoint_format import Checkpoint, Layout, Shape, Source
-from bert_extract.config import BertConfig, variable_shapes
+from bert_extract.config import POOLER_VARIABLES, BertConfig, variable_shapes
 from bert_extract.errors import CheckpointError
 from bert_extract.model_garden import (
     OBJECT_GRAPH,
@@ -74,7 +74,10 @@ def open_checkpoint(init_checkpoint: str) -> Checkpoint:
 
 
 def load_weights(
-    init_checkpoint: str, config: BertConfig, num_layers: int | None = None
+    init_checkpoint: str,
+    config: BertConfig,
+    num_layers: int | None = None,
+    with_pooler: bool = False,
 ) -> LoadedWeights:
     """Checks that the checkpoint is the config's, and reads the encoder's weights.
 
@@ -82,18 +85,19 @@ def load_weights(
         init_checkpoint: as `open_checkpoint` takes it.
         config: every variable that it implies must be there with its exact shape.
         num_layers: read the embeddings and this many encoder layers; all by default.
+        with_pooler: read the pooler, too, which then must be there.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, of another format, or
             lacks an encoder variable of the shape that the config says.
     """
     checkpoint = open_checkpoint(init_checkpoint)
-    expected = variable_shapes(config)
+    expected = variable_shapes(config, with_pooler)
     names = _check_variables(checkpoint, expected, config)
     wanted = expected
     if num_layers is not None:
         wanted = variable_shapes(
-            dataclasses.replace(config, num_hidden_layers=num_layers)
+            dataclasses.replace(config, num_hidden_layers=num_layers), with_pooler
         )
     return LoadedWeights(
         path=checkpoint.path,
@@ -138,7 +142,13 @@ def _check_variables(
         if listed
     ]
     if problems:
+        lacks_pooler_alone = set(expected) - set(names) <= set(POOLER_VARIABLES)
         hints = _hints(checkpoint, config, holds_bert=bool(names))
+        if missing and lacks_pooler_alone:
+            hints = [
+                "It has no pooler, so --sentence_pooling=pooler cannot be had of it: "
+                "take mean, cls or max"
+            ]
         raise CheckpointError(f"{checkpoint.path}: " + "\n".join(problems + hints))
     return names
 

@@ -154,8 +154,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--use_tpu=true: this tool runs on GPU and CPU; leave the flag away",
             EXIT_USAGE,
         )
+    options = _from_flags(Options, values)
+    if options.wants_pooler and values["layers"].present:
+        return _complain(
+            "--layers: with --sentence_pooling=pooler there are no layers to choose, "
+            "the pooler stands upon the last one; leave one of the two flags away",
+            EXIT_USAGE,
+        )
     _set_up_logging(values.verbosity)
-    return _run(_from_flags(Options, values), _from_flags(Job, values))
+    return _run(options, _from_flags(Job, values))
 
 
 def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:

@@ -56,6 +56,13 @@ _LAYER_SHAPES = {
     "bert/encoder/layer_{}/output/LayerNorm/beta": ("hidden_size",),
 }
 
+# What BERT's own sentence vector needs; some checkpoints have none.
+_POOLER_SHAPES = {
+    "bert/pooler/dense/kernel": ("hidden_size", "hidden_size"),
+    "bert/pooler/dense/bias": ("hidden_size",),
+}
+POOLER_VARIABLES = tuple(_POOLER_SHAPES)
+
 
 @dataclass(frozen=True)
 class BertConfig:
@@ -104,16 +111,22 @@ class BertConfig:
         return cls(hidden_act=hidden_act, **sizes)
 
 
-def variable_shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
+def variable_shapes(
+    config: BertConfig, with_pooler: bool = False
+) -> dict[str, tuple[int, ...]]:
     """The TF1 name and the shape of every variable that the encoder has.
 
-    The pooler is not among them: no encoder layer needs it, and some checkpoints
-    have none.
+    Args:
+      config: the sizes.
+      with_pooler: whether the pooler's are meant, too: no encoder layer needs them,
+        and some checkpoints have none.
     """
     fields_by_name = dict(_EMBEDDING_SHAPES)
     for layer in range(config.num_hidden_layers):
         for name, fields in _LAYER_SHAPES.items():
             fields_by_name[name.format(layer)] = fields
+    if with_pooler:
+        fields_by_name.update(_POOLER_SHAPES)
     return {
         name: tuple(getattr(config, field) for field in fields)
         for name, fields in fields_by_name.items()

@@ -2,7 +2,7 @@
 
     reader thread    Examples -> Features, cut into windows
     compute threads  Batch -> the model's layers      (one a core, or two a GPU)
-    encode           records -> bytes                 (the same threads on a CPU)
+    encode           Layers -> records -> bytes       (the same threads on a CPU)
     the caller       takes what was encoded, in input order
 
 At most two windows are in flight, so memory does not grow with the corpus.
@@ -10,23 +10,26 @@ At most two windows are in flight, so memory does not grow with the corpus.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from numpy.typing import NDArray
 
 from bert_extract import batching, devices
 from bert_extract.checkpoint import LoadedWeights, load_weights
 from bert_extract.config import BertConfig
 from bert_extract.devices import Device
+from bert_extract.entries import EntryMaker, lose_carries
 from bert_extract.errors import BertExtractError, OptionsError, VocabError
 from bert_extract.examples import Example, is_unsplit_pair
 from bert_extract.features import Features, to_features
 from bert_extract.modeling import BertModel, num_layers_needed
-from bert_extract.options import Options, resolve_layers
+from bert_extract.options import POOLER, Options, resolve_layers
+from bert_extract.parts import Layout, to_parts
 from bert_extract.pipeline import Pipeline
+from bert_extract.pooling import Layers, mix_layers
 from bert_extract.progress import Summary
 from bert_extract.records import Record
 from bert_extract.tokenization import Tokenizer, Vocab, case_warning
@@ -67,9 +70,18 @@ _MIN_SLOTS = 2
 
 # Kinds of variables that are named in the line that says how many are ignored.
 _MOST_KINDS = 8
+# The pooler's product has a row a line, and [CLS] of one line must not depend on how
+# many there are: it gets at least as many rows as any product of any batch.
+_MIN_POOLER_ROWS = 128
 
 Encoded = TypeVar("Encoded")
-Layers = tuple[NDArray[np.float32], ...]  # float32 [num_tokens, hidden_size] each
+
+
+class _Computed(NamedTuple):
+    """What the model gave for one line, or part of a line."""
+
+    layers: Layers  # each layer once, float32 [num_tokens, size]
+    num_slots: int  # tokens that were computed for it, padding included
 
 
 class Engine:
@@ -78,7 +90,8 @@ class Engine:
     Attributes:
       options: as given.
       config: the model's sizes.
-      indexes: the layers of every record, "all" resolved.
+      layers: the layers asked for, "all" resolved; none if it is the pooler.
+      indexes: what the layers of every record are called.
       device: where the model runs, for people.
       device_kind: what of that the digits depend on.
       num_threads: batches computed at once on the CPU.
@@ -97,9 +110,17 @@ class Engine:
         options.check()
         self.options = options
         self.config = BertConfig.from_json_file(self.options.bert_config_file)
-        self.indexes = resolve_layers(
-            self.options.layers, self.config.num_hidden_layers
-        )
+        self.layers: tuple[int | str, ...] = (POOLER,)
+        if not options.wants_pooler:
+            self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)
+        self.indexes = self.layers
+        if options.layer_pooling != "none":
+            self.indexes = (options.layer_pooling,)
+        # A layer that was asked for twice is computed and copied once.
+        numbers = [self._layer_number(index) for index in self.layers]
+        self._wanted = tuple(dict.fromkeys(numbers))
+        self._places = tuple(self._wanted.index(number) for number in numbers)
+        self._layout = _layout_of(options)
         _check_length(self.options, self.config)
         vocab = Vocab.load(self.options.vocab_file)
         self._check_vocab_size(vocab)
@@ -115,6 +136,14 @@ class Engine:
         self._log_vocab(vocab)
         devices.check_precision(self.options.precision, self._devices)
         self._vocab = vocab
+        mixes = options.layer_pooling != "none"
+        self._entry_maker = EntryMaker(
+            options,
+            vocab.tokens,
+            self.indexes,
+            (0,) if mixes else self._places,
+            self.vector_size,
+        )
         self._graphs: list[Callable[..., list[tf.Tensor]]] = []
 
     def load(self) -> None:
@@ -125,7 +154,7 @@ class Engine:
         """
         if self._graphs:
             return
-        num_layers = num_layers_needed(self.indexes, self.config.num_hidden_layers)
+        num_layers = num_layers_needed(self._wanted, self.config.num_hidden_layers)
         # Before the threads: its import registers operations, and another thread that
         # looks one up meanwhile may wait for it forever.
         import tensorflow_text  # noqa: F401
@@ -134,7 +163,10 @@ class Engine:
             # Both take a while, and each leaves the interpreter to the other.
             tokenizer = pool.submit(Tokenizer, self._vocab, self.options.do_lower_case)
             weights = load_weights(
-                self.options.init_checkpoint, self.config, num_layers
+                self.options.init_checkpoint,
+                self.config,
+                num_layers,
+                with_pooler=self.options.wants_pooler,
             )
             self._tokenizer = tokenizer.result()
         self._log_weights(weights)
@@ -182,20 +214,21 @@ class Engine:
         self, loaded: LoadedWeights, device: Device
     ) -> Callable[..., list[tf.Tensor]]:
         """Traces the model for one device; its weights go there."""
-        # A layer that was asked for twice is computed and copied once.
-        wanted = self._distinct_indexes()
         ids = tf.TensorSpec([None, None], tf.int32)
         with tf.device(device.name):
             weights = loaded.weights
             if device.kind == "GPU":
                 weights = {name: tf.identity(w) for name, w in weights.items()}
-            model = BertModel(self.config, weights, wanted, self.options.precision)
+            model = BertModel(
+                self.config,
+                weights,
+                self._wanted,
+                self.options.precision,
+                _MIN_POOLER_ROWS,
+            )
             graph = tf.function(model, input_signature=[ids, ids, ids], autograph=False)
             traced: Callable[..., list[tf.Tensor]] = graph.get_concrete_function()
         return traced
-
-    def _distinct_indexes(self) -> tuple[int | str, ...]:
-        return tuple(dict.fromkeys(self._layer_number(i) for i in self.indexes))
 
     def _layer_number(self, index: int | str) -> int | str:
         """-1 -> num_hidden_layers - 1: one name for each layer."""
@@ -208,44 +241,45 @@ class Engine:
         examples: Iterable[Example],
         encode: Callable[[Sequence[Record]], Encoded],
         summary: Summary,
+        keeps_line: bool = False,
     ) -> Iterator[tuple[Sequence[Features], Encoded, bool]]:
         """Sends examples through the model.
 
         Args:
           examples: in order; their unique_ids become linex_index.
-          encode: what to make of a group of consecutive records; called from several
-            threads at once.
+          encode: what to make of a group of consecutive records and parts of records;
+            called from several threads at once.
           summary: its counts go up as groups are yielded.
+          keeps_line: whether records, or their first parts, have their line's text.
 
         Yields:
-          The features of a group of consecutive lines, what they were encoded to, and
-          whether a window ends with them.
+          The features of a group of consecutive lines and parts of lines, what they
+          were encoded to, and whether a window ends with them.
         """
         is_gpu = self._devices[0].kind == "GPU"
         num_gpus = len(self._devices)
-        pipeline: Pipeline[Features, Layers, Encoded] = Pipeline(
-            plan=lambda window: self._plan(window, summary),
+
+        def encode_group(
+            lines: Sequence[Features], outputs: Sequence[_Computed | None]
+        ) -> tuple[Encoded, int]:
+            records = self._to_records(lines, outputs)
+            return encode(records), sum(o.num_slots for o in outputs if o is not None)
+
+        pipeline: Pipeline[Features, _Computed, tuple[Encoded, int]] = Pipeline(
+            plan=self._plan,
             compute=self._compute,
-            encode=lambda lines, outputs: encode(
-                [
-                    self._to_record(line, layers)
-                    for line, layers in zip(lines, outputs, strict=True)
-                ]
-            ),
+            encode=encode_group,
             num_compute_threads=(
                 _THREADS_PER_GPU * num_gpus if is_gpu else self.num_threads
             ),
             num_encode_threads=self.num_threads if is_gpu else 0,
-            group_size=batching.GROUP_SIZE,
         )
-        features = self._features(examples, summary)
+        features = self._features(examples, summary, keeps_line)
         windows = batching.windows(features, self._window_tokens())
-        for lines, encoded, is_end in pipeline.run(windows):
-            summary.num_lines += len(lines)
+        for lines, (encoded, num_slots), is_end in pipeline.run(windows):
+            summary.num_slots += num_slots
             for line in lines:
-                summary.num_tokens += len(line.input_ids)
-                summary.num_pairs += line.is_pair
-                summary.num_truncated += line.is_truncated
+                summary.count(line)
             yield lines, encoded, is_end
 
     def log_example(self, example: Example) -> None:
@@ -264,33 +298,37 @@ class Engine:
     # -- stages
 
     def _features(
-        self, examples: Iterable[Example], summary: Summary
+        self, examples: Iterable[Example], summary: Summary, keeps_line: bool
     ) -> Iterator[Features]:
+        layout = replace(self._layout, keeps_line=keeps_line)
         for chunk, failure in _chunks(examples):
             summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
-            lines = to_features(chunk, self._tokenizer, self.options.max_seq_length)
-            del chunk[:]  # long texts are not needed any more
-            yield from lines
+            yield from to_parts(chunk, self._tokenizer, layout)
             if failure is not None:
                 raise failure
 
     def _window_tokens(self) -> int:
-        num_outputs = max(1, len(self._distinct_indexes()))
-        bytes_per_token = num_outputs * self.config.hidden_size * 4
+        num_outputs = max(1, self._num_outputs())
+        bytes_per_token = num_outputs * self.vector_size * 4
         num_tokens = _WINDOW_BYTES // bytes_per_token
         is_gpu = self._devices[0].kind == "GPU"
         most = _MAX_WINDOW_TOKENS_GPU if is_gpu else _MAX_WINDOW_TOKENS
         return min(max(num_tokens, _MIN_WINDOW_TOKENS), most)
 
-    def _plan(self, window: Sequence[Features], summary: Summary) -> list[list[int]]:
+    def _num_outputs(self) -> int:
+        """How many arrays are kept of what the model computes."""
+        return len(self._wanted) if self.options.layer_pooling == "none" else 1
+
+    @property
+    def vector_size(self) -> int:
+        """How many values a vector of a record has."""
+        if self.options.layer_pooling == "concat":
+            return len(self.layers) * self.config.hidden_size
+        return self.config.hidden_size
+
+    def _plan(self, window: Sequence[Features]) -> list[list[int]]:
         lengths = [self._padded_length(line) for line in window]
-        batches = batching.plan_batches(lengths, self._max_slots(sum(lengths)))
-        summary.num_slots += sum(
-            batching.num_rows(len(places), lengths[places[0]], self._min_slots())
-            * lengths[places[0]]
-            for places in batches
-        )
-        return batches
+        return batching.plan_batches(lengths, self._max_slots(sum(lengths)))
 
     def _max_slots(self, window_slots: int) -> int:
         """The most token slots of one batch of a window that has so many."""
@@ -309,7 +347,9 @@ class Engine:
         is_wide = self.config.hidden_size >= _WIDE_HIDDEN_SIZE
         return _MIN_SLOTS_WIDE if is_wide else _MIN_SLOTS
 
-    def _compute(self, thread_number: int, lines: Sequence[Features]) -> list[Layers]:
+    def _compute(
+        self, thread_number: int, lines: Sequence[Features]
+    ) -> list[_Computed]:
         """Runs one batch; what it gives for each line are views of its outputs."""
         seq_length = self._padded_length(lines[0])
         batch = batching.to_batch(lines, seq_length, self._min_slots())
@@ -321,21 +361,34 @@ class Engine:
                 tf.constant(batch.token_type_ids),
             )
             # Not .numpy(), which would copy what already lies in the memory.
-            arrays = [np.asarray(output) for output in outputs]
+            arrays = tuple(np.asarray(output) for output in outputs)
+        if self.options.layer_pooling != "none":
+            arrays = mix_layers(
+                [arrays[number] for number in self._places], self.options.layer_pooling
+            )
+        # Rows that were only computed to fill up the batch count with the first line.
+        num_slots = [seq_length] * len(lines)
+        num_slots[0] += batch.input_ids.size - seq_length * len(lines)
         return [
-            tuple(array[row, : len(line.input_ids)] for array in arrays)
+            _Computed(
+                tuple(array[row, : len(line.input_ids)] for array in arrays),
+                num_slots[row],
+            )
             for row, line in enumerate(lines)
         ]
 
-    def _to_record(self, line: Features, layers: Layers) -> Record:
-        layer_of = dict(zip(self._distinct_indexes(), layers, strict=True))
-        tokens = self._vocab.tokens
-        return Record(
-            linex_index=line.unique_id,
-            tokens=tuple(tokens[i] for i in line.input_ids.tolist()),
-            indexes=self.indexes,
-            layers=tuple(layer_of[self._layer_number(i)] for i in self.indexes),
-        )
+    def _to_records(
+        self, lines: Sequence[Features], outputs: Sequence[_Computed | None]
+    ) -> list[Record]:
+        """Makes the records of a group."""
+        try:
+            return [
+                self._entry_maker.to_record(line, None if o is None else o.layers)
+                for line, o in zip(lines, outputs, strict=True)
+            ]
+        except BaseException:
+            lose_carries(lines)  # nobody may wait for what never comes
+            raise
 
 
 def _chunks(
@@ -365,6 +418,29 @@ def _some(kinds: Sequence[str]) -> str:
     )
     text = ", ".join([*kinds[:_MOST_KINDS], *more])
     return f": {text}" if text else ""
+
+
+def _layout_of(options: Options) -> Layout:
+    stride = 0
+    if options.long_text == "window":
+        stride = options.doc_stride or max(1, (options.max_seq_length - 2) // 2)
+    is_of_cls = options.unit == "sentence" and options.sentence_pooling in (
+        "cls",
+        POOLER,
+    )
+    if stride and is_of_cls:
+        logging.warning(
+            "--long_text=window changes nothing with --sentence_pooling=%s: [CLS] is "
+            "that of the first window",
+            options.sentence_pooling,
+        )
+        stride = 0
+    return Layout(
+        max_seq_length=options.max_seq_length,
+        unit=options.unit,
+        has_offsets=options.offsets,
+        stride=stride,
+    )
 
 
 def _check_length(options: Options, config: BertConfig) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_extract.engine import Engine
+from bert_extract.entries import join_parts
 from bert_extract.examples import parse_line
 from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
@@ -59,8 +60,13 @@ class FeatureExtractor:
         if isinstance(lines, str):
             raise TypeError("extract takes texts, as in extract([text]); found a str")
         examples = (parse_line(line, index) for index, line in enumerate(lines))
+        parts: list[Record] = []  # of one line
         for _, records, _ in self._engine.run(examples, _checked, Summary()):
-            yield from records
+            for record in records:
+                parts.append(record)
+                if record.is_last:
+                    yield join_parts(parts)
+                    parts.clear()
 
     def extract_file(self, input_file: str, output_file: str, **knobs: Any) -> Summary:
         """Writes one output for the input; it appears when it is complete.

@@ -146,7 +146,12 @@ def _do_output(
 ) -> None:
     kind = OutputKind(
         format_of(output_file, job.output_format),
-        RecordKind(engine.indexes, engine.config.hidden_size),
+        RecordKind(
+            engine.indexes,
+            engine.vector_size,
+            has_texts=engine.options.unit == "word",
+            has_offsets=engine.options.offsets,
+        ),
         job.vector_dtype,
     )
     check_installed(kind.format, OutputError, output_file)
@@ -244,8 +249,10 @@ def _write(
         reader = SplitReader(splits, job.errors, writer.num_records_kept)
         progress = Progress(summary, input_size(splits))
         examples = _shown(engine, reader)
-        for lines, buffers, is_end in engine.run(examples, encode, summary):
-            writer.write(buffers, len(lines), is_whole=True)
+        groups = engine.run(examples, encode, summary, kind.format.keeps_line)
+        for lines, buffers, is_end in groups:
+            num_records = sum(line.is_last for line in lines)
+            writer.write(buffers, num_records, is_whole=lines[-1].is_last)
             if is_end:
                 writer.commit()
             num_lines = summary.resumed_lines + summary.num_lines
@@ -296,7 +303,14 @@ def _fingerprint(
         "vocab_sha256": _sha256(options.vocab_file),
         "bert_config_sha256": _sha256(options.bert_config_file),
         "do_lower_case": options.do_lower_case,
-        "layers": list(engine.indexes),
+        "layers": list(engine.layers),
+        "layer_pooling": options.layer_pooling,
+        "unit": options.unit,
+        "word_pooling": options.word_pooling,
+        "sentence_pooling": options.sentence_pooling,
+        "offsets": options.offsets,
+        "long_text": options.long_text,
+        "doc_stride": options.doc_stride,
         "max_seq_length": options.max_seq_length,
         "precision": options.precision,
         "errors": job.errors,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from bert_extract.config import BertConfig
-from bert_extract.options import EMBEDDINGS
+from bert_extract.options import EMBEDDINGS, POOLER
 
 # What the original adds to the scores of padding. Not -inf: a row without any token
 # must not become NaN.
@@ -69,7 +69,7 @@ class _EncoderLayer(NamedTuple):
 
 
 class BertModel(tf.Module):
-    """BERT's encoder, up to the highest layer that is asked for."""
+    """BERT's encoder, up to the highest layer that is asked for, and its pooler."""
 
     def __init__(
         self,
@@ -77,16 +77,21 @@ class BertModel(tf.Module):
         weights: Mapping[str, tf.Tensor],
         indexes: Sequence[int | str],
         compute_dtype: str = "float32",
+        min_pooler_rows: int = 1,
     ) -> None:
         """Takes the weights; they are not copied where no conversion is needed.
 
         Args:
           config: the sizes.
           weights: float32 tensors by TF1 variable name; those of layers above the
-            highest one of `indexes` may be missing.
-          indexes: the layers to give, as `options.resolve_layers` gives them.
+            highest one of `indexes` may be missing, and the pooler's if "pooler" is
+            not among them.
+          indexes: the layers to give, as `options.resolve_layers` gives them; and
+            "pooler".
           compute_dtype: the dtype of the matrix products and of gelu. Residuals,
-            LayerNorm and softmax are float32 in any case.
+            LayerNorm, softmax and the pooler are float32 in any case.
+          min_pooler_rows: the least rows of the pooler's matrix product; zeros fill
+            it up.
         """
         super().__init__(name="bert")
         self._config = config
@@ -97,6 +102,13 @@ class BertModel(tf.Module):
             _take_layer(weights, number, compute_dtype)
             for number in range(num_layers_needed(indexes, config.num_hidden_layers))
         ]
+        self._pooler: _Dense | None = None
+        if POOLER in indexes:
+            # One row a line costs nothing, so it is not worth half a precision.
+            self._pooler = _Dense(
+                weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
+            )
+        self._min_pooler_rows = min_pooler_rows
         # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
         # takes 0.07 s. The weights are arguments, so one trace serves all.
         self._encoder_layer = tf.function(self._layer_step, autograph=False)
@@ -112,7 +124,7 @@ class BertModel(tf.Module):
           token_type_ids: int32 [B, S].
 
         Returns:
-          float32 [B, S, H] for each of the indexes.
+          float32 [B, S, H] for each of the indexes; [B, 1, H] for "pooler".
         """
         hidden = self._embed(input_ids, token_type_ids)
         embeddings = hidden
@@ -122,13 +134,24 @@ class BertModel(tf.Module):
         for layer in self._layers:
             hidden = self._encoder_layer(layer, hidden, adder)
             all_encoder_layers.append(hidden)
+        outputs = {EMBEDDINGS: embeddings}
+        if self._pooler is not None:
+            outputs[POOLER] = self._pool(self._pooler, hidden)
         num_hidden_layers = self._config.num_hidden_layers
         return [
-            embeddings
+            outputs[index]
             if isinstance(index, str)
             else all_encoder_layers[index % num_hidden_layers]
             for index in self._indexes
         ]
+
+    def _pool(self, pooler: _Dense, hidden: tf.Tensor) -> tf.Tensor:
+        """The last layer, [B, S, H] -> tanh(dense([CLS])), [B, 1, H]."""
+        first_tokens = hidden[:, 0]  # [B, H]
+        batch_size = tf.shape(first_tokens)[0]
+        num_missing = tf.maximum(self._min_pooler_rows - batch_size, 0)
+        rows = tf.pad(first_tokens, [[0, num_missing], [0, 0]])
+        return tf.tanh(_dense(rows, pooler))[:batch_size, tf.newaxis]
 
     def _embed(self, input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
         """int32 [B, S] twice -> float32 [B, S, H]."""
@@ -194,8 +217,8 @@ def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> i
     highest = [
         index % num_hidden_layers + 1 for index in indexes if isinstance(index, int)
     ]
-    assert all(isinstance(i, int) or i == EMBEDDINGS for i in indexes)
-    return max(highest, default=0)
+    assert all(isinstance(i, int) or i in (EMBEDDINGS, POOLER) for i in indexes)
+    return num_hidden_layers if POOLER in indexes else max(highest, default=0)
 
 
 def _take_layer(

@@ -14,11 +14,18 @@ from bert_extract.errors import OptionsError
 from bert_extract.formats import FORMAT_NAMES, format_of
 
 EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
+POOLER = "pooler"  # BERT's pooled output, tanh(dense([CLS] of the last layer))
 ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
+DEFAULT_LAYERS = "-1,-2,-3,-4"
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 ERROR_HANDLERS = ("strict", "replace", "ignore")
 VECTOR_DTYPES = ("float32", "float16")
+UNITS = ("wordpiece", "word", "sentence")
+WORD_POOLINGS = ("first", "mean", "last")
+SENTENCE_POOLINGS = ("mean", "cls", "max", POOLER)
+LAYER_POOLINGS = ("none", "mean", "sum", "concat")
+LONG_TEXTS = ("truncate", "window")
 
 
 def _knob(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -42,7 +49,7 @@ class Options:
         "bert_model.ckpt, or a directory that holds one.",
     )
     layers: str = _knob(
-        "-1,-2,-3,-4",
+        DEFAULT_LAYERS,
         "The encoder layers to write, separated by commas: 0 is the first one, -1 the "
         "last, 'all' is every one of them, 'embeddings' is what the first one gets. "
         "Layers above the highest one asked for are not computed.",
@@ -50,8 +57,53 @@ class Options:
     max_seq_length: int = _knob(
         128,
         "The longest sequence in wordpieces, [CLS] and [SEP] included. Longer lines "
-        "are truncated, and how many were is said at the end. Shorter lines cost no "
-        "padding, so there is no need to lower it for speed.",
+        "are truncated (--long_text says otherwise), and how many were is said at the "
+        "end. Shorter lines cost no padding, so there is no need to lower it for "
+        "speed.",
+    )
+    unit: str = _knob(
+        "wordpiece",
+        "What gets a vector: each wordpiece, [CLS] and [SEP] included; each word, that "
+        "is what stands between whitespace, zeros where the model saw nothing of it, "
+        "so that there are as many entries as words; or the sentence, one entry.",
+        UNITS,
+    )
+    word_pooling: str = _knob(
+        "mean",
+        "With --unit=word, how a word gets its vector from those of its wordpieces: "
+        "their mean, the first one or the last one.",
+        WORD_POOLINGS,
+    )
+    sentence_pooling: str = _knob(
+        "mean",
+        "With --unit=sentence, which vector that is: mean or max over the wordpieces "
+        "without [CLS] and [SEP], cls for that of [CLS], pooler for BERT's own pooled "
+        "output, a dense layer with tanh over [CLS] of the last layer.",
+        SENTENCE_POOLINGS,
+    )
+    layer_pooling: str = _knob(
+        "none",
+        "Makes one vector of the --layers, in their order: their mean, their sum, or "
+        "concat, one after another. none writes each.",
+        LAYER_POOLINGS,
+    )
+    offsets: bool = _knob(
+        False,
+        "Whether each entry tells where it stands in the line of the file: its first "
+        "character and the one behind its last, counted in Unicode characters.",
+    )
+    long_text: str = _knob(
+        "truncate",
+        "What becomes of a single text longer than --max_seq_length: truncate leaves "
+        "its rest out, as the original does; window slides over it, and takes each "
+        "wordpiece from the window where it has the most context. Pairs are truncated.",
+        LONG_TEXTS,
+    )
+    doc_stride: int = _knob(
+        0,
+        "With --long_text=window, how many wordpieces lie between the starts of two "
+        "windows. The default of 0 takes half of what a window has room for, which is "
+        "--max_seq_length - 2.",
     )
     do_lower_case: bool = _knob(
         True,
@@ -95,6 +147,53 @@ class Options:
             )
         _check_at_least("batch_size", self.batch_size, 1)
         _check_at_least("num_threads", self.num_threads, 0)
+        self._check_units()
+        self._check_doc_stride()
+
+    @property
+    def wants_pooler(self) -> bool:
+        """Whether the vectors are BERT's pooled output, and not those of layers."""
+        return self.unit == "sentence" and self.sentence_pooling == POOLER
+
+    def _check_units(self) -> None:
+        """Refuses what is no pooling, and one that would change nothing."""
+        _check_choice("unit", self.unit, UNITS)
+        _check_choice("word_pooling", self.word_pooling, WORD_POOLINGS)
+        _check_choice("sentence_pooling", self.sentence_pooling, SENTENCE_POOLINGS)
+        _check_choice("layer_pooling", self.layer_pooling, LAYER_POOLINGS)
+        for name, unit in (("word_pooling", "word"), ("sentence_pooling", "sentence")):
+            value = getattr(self, name)
+            if value != "mean" and self.unit != unit:
+                raise OptionsError(
+                    f"--{name}={value} is for --unit={unit}; found --unit={self.unit}"
+                )
+        if not self.wants_pooler:
+            return
+        for name, default in (("layers", DEFAULT_LAYERS), ("layer_pooling", "none")):
+            value = getattr(self, name)
+            if value != default:
+                raise OptionsError(
+                    f"--{name}={value}: with --sentence_pooling=pooler there are no "
+                    "layers to choose, the pooler stands upon the last one; leave one "
+                    "of the two flags away"
+                )
+
+    def _check_doc_stride(self) -> None:
+        _check_choice("long_text", self.long_text, LONG_TEXTS)
+        _check_at_least("doc_stride", self.doc_stride, 0)
+        if self.doc_stride and self.long_text != "window":
+            raise OptionsError(
+                f"--doc_stride={self.doc_stride} is for --long_text=window; found "
+                f"--long_text={self.long_text}"
+            )
+        room = self.max_seq_length - 2
+        if self.doc_stride > room:
+            raise OptionsError(
+                f"--doc_stride={self.doc_stride}: a window has room for {room} "
+                f"wordpieces (--max_seq_length={self.max_seq_length}, less [CLS] and "
+                "[SEP]), and those between two windows would be lost; give at most "
+                f"{room}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Windows -> encoded groups of records, in input order, by a pool of threads.
 
-    reader thread     windows of lines, at most two in flight
+    reader thread     windows of groups of consecutive lines, at most two in flight
     compute threads   batch -> the model's outputs, any order, long lines first
-    encode threads    groups of consecutive lines -> whatever the writer takes
+    encode threads    group -> whatever the writer takes; begun in order
     the caller        takes the groups in order
 
 It knows nothing of BERT and nothing of files. What it bounds: windows in flight, and
@@ -29,14 +29,25 @@ class _Window(Generic[Line, Output, Encoded]):
     """The state of one window; guarded by the pipeline's lock."""
 
     def __init__(
-        self, lines: list[Line], batches: list[list[int]], group_size: int
+        self,
+        groups: Sequence[Sequence[Line]],
+        lines: list[Line],
+        batches: list[list[int]],
     ) -> None:
         self.lines = lines
         self.batches = deque(batches)
         self.outputs: list[Output | None] = [None] * len(lines)
-        starts = range(0, len(lines), group_size)
-        self.groups = [range(s, min(s + group_size, len(lines))) for s in starts]
-        self.num_missing = [len(group) for group in self.groups]
+        self.groups: list[range] = []
+        self.group_of: list[int] = []  # of each line
+        for number, group in enumerate(groups):
+            start = len(self.group_of)
+            self.groups.append(range(start, start + len(group)))
+            self.group_of += [number] * len(group)
+        # Outputs that a group waits for: a line may be in no batch.
+        self.num_missing = [0] * len(self.groups)
+        for places in batches:
+            for place in places:
+                self.num_missing[self.group_of[place]] += 1
         self.next_to_encode = 0
         self.encoded: dict[int, Encoded] = {}
         self.failed: dict[int, BaseException] = {}
@@ -50,28 +61,28 @@ class Pipeline(Generic[Line, Output, Encoded]):
         *,
         plan: Callable[[Sequence[Line]], list[list[int]]],
         compute: Callable[[int, Sequence[Line]], Sequence[Output]],
-        encode: Callable[[Sequence[Line], Sequence[Output]], Encoded],
+        encode: Callable[[Sequence[Line], Sequence[Output | None]], Encoded],
         num_compute_threads: int,
         num_encode_threads: int,
-        group_size: int,
     ) -> None:
         """Makes a pipeline; its threads start with `run`.
 
         Args:
-          plan: divides a window into batches, each the places of its lines.
+          plan: divides a window's lines into batches, each the places of its lines.
+            What is in no batch is not computed.
           compute: (number of the thread, lines of a batch) -> one output for each.
-          encode: a group of consecutive lines and their outputs -> what is yielded.
+          encode: a group of consecutive lines and their outputs (None for a line in
+            no batch) -> what is yielded. A group may wait in it for those before it:
+            they were begun earlier, each on a thread of its own.
           num_compute_threads: how many batches are computed at once.
           num_encode_threads: threads that only encode. If there are none, the
             compute threads encode whenever a group is ready.
-          group_size: lines of one group; only the last group of a window has fewer.
         """
         self._plan = plan
         self._compute = compute
         self._encode = encode
         self._num_compute_threads = num_compute_threads
         self._num_encode_threads = num_encode_threads
-        self._group_size = group_size
         self._max_encoded = 2 * max(num_compute_threads, num_encode_threads)
 
         self._changed = threading.Condition()
@@ -84,9 +95,11 @@ class Pipeline(Generic[Line, Output, Encoded]):
         self._stopped = False
 
     def run(
-        self, windows: Iterable[list[Line]]
+        self, windows: Iterable[Sequence[Sequence[Line]]]
     ) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
         """Yields each group's lines, what they were encoded to, and "window done".
+
+        A window is a sequence of groups, each with one line or more.
 
         An error of the windows' source or of encode is raised after everything
         before it; an error of compute as soon as it is seen.
@@ -146,12 +159,13 @@ class Pipeline(Generic[Line, Output, Encoded]):
                 raise self._error
             return self._windows[0] if self._windows else None
 
-    def _read(self, windows: Iterable[list[Line]]) -> None:
+    def _read(self, windows: Iterable[Sequence[Sequence[Line]]]) -> None:
         """The reader thread."""
         try:
-            for lines in windows:
+            for groups in windows:
+                lines = [line for group in groups for line in group]
                 window = _Window[Line, Output, Encoded](
-                    lines, self._plan(lines), self._group_size
+                    groups, lines, self._plan(lines)
                 )
                 with self._changed:
                     while len(self._windows) >= _MAX_WINDOWS and not self._stopped:
@@ -222,19 +236,16 @@ class Pipeline(Generic[Line, Output, Encoded]):
         with self._changed:
             for place, output in zip(places, outputs, strict=True):
                 window.outputs[place] = output
-                window.num_missing[place // self._group_size] -= 1
+                window.num_missing[window.group_of[place]] -= 1
             self._changed.notify_all()
 
     def _encode_group(
         self, window: _Window[Line, Output, Encoded], group_number: int
     ) -> None:
         group = window.groups[group_number]
-        outputs = [window.outputs[place] for place in group]
+        lines = window.lines[group.start : group.stop]
         try:
-            encoded = self._encode(
-                window.lines[group.start : group.stop],
-                [output for output in outputs if output is not None],
-            )
+            encoded = self._encode(lines, window.outputs[group.start : group.stop])
         except BaseException as error:  # raised again when the group's turn comes
             with self._changed:
                 window.failed[group_number] = error

@@ -16,6 +16,7 @@ from absl import logging
 from tqdm import tqdm
 
 from bert_extract.errors import OutputError
+from bert_extract.features import Features
 from bert_extract.options import Job, Options
 from bert_extract.version import __version__
 
@@ -34,11 +35,17 @@ class Summary:
     """What one job did; counted up while it runs."""
 
     output_file: str = ""
-    num_lines: int = 0  # written by this run
+    num_lines: int = 0  # of which this run wrote the records
     num_pairs: int = 0
-    num_tokens: int = 0  # [CLS] and [SEP] included, padding not
+    # As the model sees them: [CLS] and [SEP] included, padding not; what two windows
+    # over a long text have in common counts twice.
+    num_tokens: int = 0
     num_slots: int = 0  # tokens that were computed, padding included
     num_truncated: int = 0  # lines of which wordpieces were left out
+    num_truncated_pairs: int = 0  # of these, pairs: no window slides over them
+    num_windowed: int = 0  # lines that took more than one window
+    num_words_without_vector: int = 0  # zeros: the model saw nothing of them
+    num_words_cut: int = 0  # the model saw only their beginning
     num_unsplit: int = 0  # lines that hold "|||" and are one text
     resumed_lines: int = 0  # kept from an earlier run
     resumable_lines: int = 0  # left in OUTPUT.partial by this one, which failed
@@ -51,6 +58,22 @@ class Summary:
     json_kernel: str = ""  # "compiled" or "python"; "" where no JSON is written
     error: str | None = None
     fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, features: Features) -> None:
+        """Adds a line, or a part of one, that is done."""
+        self.num_tokens += len(features.input_ids)
+        self.num_pairs += features.is_pair
+        self.num_truncated += features.is_truncated
+        self.num_truncated_pairs += features.is_truncated and features.is_pair
+        part = features.part
+        if part is None:
+            self.num_lines += 1
+            return
+        self.num_lines += part.is_last
+        self.num_windowed += part.is_windowed and part.is_last
+        if part.words is not None:
+            self.num_words_without_vector += part.words.num_without_vector
+            self.num_words_cut += part.words.num_cut
 
     @property
     def tokens_per_second(self) -> float:
@@ -73,13 +96,14 @@ class Summary:
         """Says it to a person."""
         kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
         logging.info(
-            "%s: %s lines%s (%s pairs, %s truncated), %s tokens, %.1f s, %s tokens/s, "
-            "padding %.1f %%, %s bytes, peak memory %s MB%s",
+            "%s: %s lines%s (%s pairs, %s truncated%s), %s tokens, %.1f s, "
+            "%s tokens/s, padding %.1f %%, %s bytes, peak memory %s MB%s",
             self.output_file,
             f"{self.num_lines:,}",
             kept,
             f"{self.num_pairs:,}",
             f"{self.num_truncated:,}",
+            f", {self.num_windowed:,} in windows" if self.num_windowed else "",
             f"{self.num_tokens:,}",
             self.seconds,
             f"{self.tokens_per_second:,.0f}",
@@ -88,10 +112,24 @@ class Summary:
             f"{self.peak_memory_bytes >> 20:,}",
             f", {self.json_kernel} JSON kernel" if self.json_kernel else "",
         )
+        self._warn()
+
+    def _warn(self) -> None:
+        """Says what people would not like to find out later."""
         if self.num_truncated:
             logging.warning(
-                "lines longer than --max_seq_length, which were truncated: %s",
+                "lines longer than --max_seq_length, which were truncated: %s%s",
                 f"{self.num_truncated:,}",
+                f" ({self.num_truncated_pairs:,} of them pairs)"
+                if self.num_truncated_pairs
+                else "",
+            )
+        if self.num_words_without_vector or self.num_words_cut:
+            logging.warning(
+                "words of which the model saw nothing, and which have zeros: %s; only "
+                "the beginning: %s",
+                f"{self.num_words_without_vector:,}",
+                f"{self.num_words_cut:,}",
             )
         if self.num_unsplit:
             logging.warning(

@@ -98,10 +98,14 @@ class _Encoder:
                 parse_line(line.rstrip("\n"), number)
                 for number, line in enumerate(lines)
             ]
-        features = self._engine._features(examples, Summary())
+        features = self._engine._features(examples, Summary(), keeps_line=False)
         windows = batching.windows(features, self._engine._window_tokens())
         return self._encode(
-            [batch for window in windows for batch in self._cut(window)]
+            [
+                batch
+                for groups in windows
+                for batch in self._cut([line for group in groups for line in group])
+            ]
         )
 
     def encode_full_batches(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class _Encoder:
         return self._encode(self._cut(window))
 
     def _cut(self, window: Sequence[Features]) -> list[list[Features]]:
-        batches = self._engine._plan(window, Summary())
+        batches = self._engine._plan(window)
         return [[window[place] for place in places] for places in batches]
 
     def _encode(self, batches: Sequence[Sequence[Features]]) -> dict[str, Any]:

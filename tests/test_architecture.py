@@ -16,9 +16,9 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
-    *("tokenization", "features", "batching"),
+    *("tokenization", "sliding", "pooling", "features", "parts", "batching"),
     *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),
-    *("checkpoint", "records"),
+    *("checkpoint", "records", "entries"),
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
@@ -29,7 +29,8 @@ ORDER = (
 WITHOUT_TENSORFLOW = (
     *("errors", "formats", "options", "examples", "splits"),
     *("unicode14", "words", "alignment", "cutting", "tokenization"),
-    *("features", "batching", "config", "records"),
+    *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
+    "entries",
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers"),
     *("pipeline", "progress"),

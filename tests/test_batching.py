@@ -1,12 +1,14 @@
 """Windows, lengths and batches: the only place that pads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bert_extract.batching import (
     GROUP_SIZE,
+    groups,
     num_rows,
     padded_length,
     plan_batches,
@@ -14,13 +16,23 @@ from bert_extract.batching import (
     windows,
 )
 from bert_extract.errors import InputError
-from bert_extract.features import Features
+from bert_extract.features import Features, Part
+
+NO_IDS = np.empty(0, np.int32)
 
 
 def line(num_tokens: int, unique_id: int = 0) -> Features:
     input_ids = np.arange(1, num_tokens + 1, dtype=np.int32)
     token_type_ids = (input_ids > 2).astype(np.int32)
     return Features(unique_id, input_ids, token_type_ids, False, False)
+
+
+def parts(nums: Sequence[int], first_id: int = 0) -> Iterator[Features]:
+    """Lines of so many parts."""
+    for unique_id, num_parts in enumerate(nums, first_id):
+        for number in range(num_parts):
+            part = Part(is_first=number == 0, is_last=number == num_parts - 1)
+            yield Features(unique_id, NO_IDS, NO_IDS, False, False, part)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +64,39 @@ def test_a_device_can_want_multiples() -> None:
 def test_windows_end_after_whole_groups() -> None:
     lines = [line(10, unique_id=i) for i in range(50)]
     cut = list(windows(lines, max_tokens=100))
-    assert [len(window) for window in cut] == [16, 16, 16, 2]
-    assert [features.unique_id for window in cut for features in window] == [*range(50)]
+    assert [[len(group) for group in window] for window in cut] == [[8, 8]] * 3 + [[2]]
+    ids = [part.unique_id for window in cut for group in window for part in group]
+    assert ids == [*range(50)]
+
+
+def test_groups_end_with_a_line_and_within_a_long_one() -> None:
+    # Lines of 1, 20, 3, 1, 1, 1, 1, 1 and 40 parts.
+    cut = list(groups(parts([1, 20, 3, 1, 1, 1, 1, 1, 40])))
+    assert [len(group) for group in cut] == [16, 8, 16, 16, 13]
+    ends = [(group[-1].unique_id, group[-1].is_last) for group in cut]
+    assert ends == [(1, False), (2, True), (8, False), (8, False), (8, True)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    nums = rng.choice([1, 1, 1, 2, 7, 30], 200).tolist()
+    whole = list(groups(parts(nums)))
+    for number, group in enumerate(whole):
+        if group[-1].is_last:
+            done = group[-1].unique_id + 1
+            assert whole[number + 1 :] == list(groups(parts(nums[done:], done)))
+
+
+def test_entries_without_a_token_fill_a_window_too() -> None:
+    zeros = replace(line(0), part=Part(num_entries=1000))
+    sizes = [len(window) for window in windows([zeros] * 64, max_tokens=16_000)]
+    assert sizes == [2, 2, 2, 2]
 
 
 def test_a_window_of_blank_lines_is_bounded() -> None:
     sizes = [len(window) for window in windows([line(2)] * 40_000, 1 << 30)]
-    assert sizes == [16384, 16384, 7232]
+    assert sizes == [2048, 2048, 904]  # groups of eight
 
 
 def test_windows_are_cut_lazily() -> None:
@@ -86,7 +124,7 @@ def test_whole_groups_before_an_unreadable_line_are_given(
     seen: list[int] = []
     cut = windows(lines(), max_tokens=1 << 20)
     with pytest.raises(InputError, match="line is not UTF-8"):
-        seen.extend(len(window) for window in cut)
+        seen.extend(sum(map(len, window)) for window in cut)
     assert seen == [size for size in sizes if size]
     assert all(size % GROUP_SIZE == 0 for size in seen)
 
@@ -99,6 +137,11 @@ def test_lines_of_one_length_share_a_batch_and_long_ones_come_first() -> None:
         [0, 2, 5],
         [6],
     ]
+
+
+def test_what_has_no_token_is_in_no_batch() -> None:
+    assert plan_batches([0, 3, 0], max_slots=9) == [[1]]
+    assert plan_batches([0], max_slots=9) == []
 
 
 def test_a_line_longer_than_a_batch_is_one() -> None:

@@ -360,12 +360,12 @@ def test_a_long_text_gives_what_the_plain_way_gives(
         Example(3, text, text[::-1]),
         Example(4, "short", None),
     ]
-    assert len(text) > features._LONG_TEXT
+    assert len(text) > features.LONG_TEXT
     quick = to_features(examples, tokenizer, 128)
     # All of the wordpieces, in parts.
     monkeypatch.setattr(cutting, "_PIECE_SIZE", 1000)
     in_parts = tokenizer.tokenize_start(text, len(text) + 1)
-    monkeypatch.setattr(features, "_LONG_TEXT", len(text))
+    monkeypatch.setattr(features, "LONG_TEXT", len(text))
     plain = to_features(examples, tokenizer, 128)
     for ours, theirs in zip(quick, plain, strict=True):
         assert ours.input_ids.tolist() == theirs.input_ids.tolist()

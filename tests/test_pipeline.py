@@ -46,13 +46,16 @@ def make_pipeline(
         encode=encode,
         num_compute_threads=num_compute_threads,
         num_encode_threads=num_encode_threads,
-        group_size=4,
     )
 
 
-def windows_of(size: int, num_windows: int = NUM_WINDOWS) -> Iterator[list[int]]:
+def windows_of(
+    size: int, num_windows: int = NUM_WINDOWS
+) -> Iterator[list[Sequence[int]]]:
+    """Windows of so many lines, in groups of four."""
     for start in range(0, size * num_windows, size):
-        yield list(range(start, start + size))
+        end = start + size
+        yield [range(i, min(i + 4, end)) for i in range(start, end, 4)]
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:
@@ -96,8 +99,44 @@ def test_no_window_gives_no_group() -> None:
 
 def test_an_output_that_is_false_is_an_output() -> None:
     pipeline = make_pipeline(compute=lambda thread, lines: [0 for _ in lines])
-    groups = list(pipeline.run([[1, 2, 3]]))
+    groups = list(pipeline.run([[[1, 2, 3]]]))
     assert groups == [([1, 2, 3], [(1, 0), (2, 0), (3, 0)], True)]
+
+
+@pytest.mark.parametrize("num_encode_threads", [0, 2])
+def test_groups_are_of_any_size_and_a_line_may_be_in_no_batch(
+    num_encode_threads: int,
+) -> None:
+    def plan(window: Sequence[int]) -> list[list[int]]:
+        return [[place] for place, line in enumerate(window) if line % 3]
+
+    windows = [[[0, 1], [2], [3]], [[6], [9]], [[4, 5, 6, 7]]]
+    pipeline = make_pipeline(plan=plan, num_encode_threads=num_encode_threads)
+    groups = list(pipeline.run(windows))
+    assert [group for group, _, _ in groups] == [g for w in windows for g in w]
+    assert [encoded for _, encoded, _ in groups] == [
+        *([(0, None), (1, 2)], [(2, 4)], [(3, None)], [(6, None)], [(9, None)]),
+        [(4, 8), (5, 10), (6, None), (7, 14)],
+    ]
+
+
+@pytest.mark.parametrize("num_encode_threads", [0, 3])
+def test_a_group_may_wait_for_those_before_it(num_encode_threads: int) -> None:
+    """It is never begun before them, so somebody is always at work."""
+    done = [threading.Event() for _ in range(40)]
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> int:
+        number = lines[0] // 4
+        assert number == 0 or done[number - 1].wait(PATIENCE)
+        time.sleep(0.001)
+        done[number].set()
+        return number
+
+    pipeline = make_pipeline(
+        encode=encode, num_compute_threads=4, num_encode_threads=num_encode_threads
+    )
+    encoded = [number for _, number, _ in pipeline.run(windows_of(32))]
+    assert encoded == [*range(40)]
 
 
 def test_batches_are_computed_on_threads_with_their_numbers() -> None:
@@ -120,7 +159,7 @@ def test_a_slow_consumer_holds_back_everything(num_encode_threads: int) -> None:
     num_read = num_computed = num_encoded = 0
     lock = threading.Lock()
 
-    def windows() -> Iterator[list[int]]:
+    def windows() -> Iterator[list[Sequence[int]]]:
         nonlocal num_read
         for window in windows_of(400, num_windows=50):
             num_read += 1
@@ -166,7 +205,7 @@ def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
 
 
 def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
-    def windows() -> Iterator[list[int]]:
+    def windows() -> Iterator[list[Sequence[int]]]:
         yield from windows_of(8, 3)
         raise Broken("line 25")
 
@@ -249,7 +288,7 @@ def test_a_run_that_is_closed_early_ends(
 ) -> None:
     num_read = 0
 
-    def windows() -> Iterator[list[int]]:
+    def windows() -> Iterator[list[Sequence[int]]]:
         nonlocal num_read
         for window in windows_of(8, num_windows=10**9):
             num_read += 1

@@ -1,0 +1,299 @@
+"""Words, sentences and long texts are what one computes by hand from wordpieces."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nasty_text import nasty_lines
+from numpy.typing import NDArray
+from running import options_for
+
+from bert_extract import FeatureExtractor, Record
+from bert_extract.examples import parse_line
+from bert_extract.records import JsonFormatter
+from bert_extract.tokenization import Tokenizer, Vocab
+
+# What the original's tokenizer sees as whitespace.
+SPACES = " \t\n\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+Matrix = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def lines(golden_dir: Path) -> list[str]:
+    golden = (golden_dir / "input.txt").read_bytes().decode().split("\n")[:-1]
+    nasty = [*nasty_lines(seed=11, num_lines=120)]
+    pairs = [f"{a} ||| {b}" for a, b in zip(nasty[:40], nasty[40:80], strict=True)]
+    long = [" ".join(nasty[i : i + 9]) for i in range(0, 80, 20)]
+    words = [
+        "unaffable " * 40,
+        "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s.t.u.v.w.x.y.z." * 3 + " x",
+        "river\x01 \x02 \u200b bank " * 25,
+        "the river bank ||| " + "deposits puppeteer " * 30,
+        "deposits puppeteer " * 30 + "||| the river bank",
+        "the \x01 ||| \x02 \u200b",
+        "  \u00a0 the\rri\rver \r ||| \r bank\u3000of\u2028it \r\r",
+    ]
+    return golden + nasty + pairs + long + words
+
+
+class Runs:
+    """The same lines, run once with each set of options."""
+
+    def __init__(self, tiny_bert: Path, lines: list[str]) -> None:
+        self._tiny_bert = tiny_bert
+        self._lines = lines
+        self._records = functools.cache(self._run)
+
+    def __call__(self, **knobs: Any) -> list[Record]:
+        return self._records(tuple(sorted({"layers": "-1,0", **knobs}.items())))
+
+    def _run(self, knobs: tuple[tuple[str, Any], ...]) -> list[Record]:
+        options = options_for(self._tiny_bert, **dict(knobs))
+        return list(FeatureExtractor(options).extract(self._lines))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_bert: Path, lines: list[str]) -> Runs:
+    return Runs(tiny_bert, lines)
+
+
+WINDOWS: tuple[dict[str, Any], ...] = (
+    {},
+    {"long_text": "window"},
+    {"long_text": "window", "max_seq_length": 9, "doc_stride": 2},
+    {"long_text": "window", "max_seq_length": 5, "doc_stride": 3},
+    {"max_seq_length": 3},
+)
+each_window = pytest.mark.parametrize("window", WINDOWS, ids=str)
+
+
+def word_spans(line: str) -> list[tuple[int, int, str]]:
+    """Start, end and text of each word, found character by character."""
+    inside = line.strip()
+    first, last = line.find(inside[:1]), line.find(inside[:1]) + len(inside)
+    # The last " ||| " counts, with the CRs that stand anywhere in it.
+    separator = behind = -1
+    bare = [place for place in range(first, last) if line[place] != "\r"]
+    text = "".join(line[place] for place in bare)
+    if " ||| " in text:
+        separator = bare[text.rindex(" ||| ")]
+        behind = [place for place in bare if place > separator][4]
+    spans: list[tuple[int, int, str]] = []
+    start = None
+    for place in [*bare, last]:
+        is_between = separator >= 0 and separator <= place < behind
+        is_space = place == last or line[place] in SPACES or is_between
+        if is_space and start is not None:
+            end = max(p for p in bare if p < place) + 1
+            name = "a" if separator < 0 or end <= separator else "b"
+            spans.append((start, end, name))
+            start = None
+        elif not is_space and start is None:
+            start = place
+    return spans
+
+
+def mean(rows: Matrix) -> Matrix:
+    total: Matrix = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    total /= np.float32(len(rows))
+    return total
+
+
+POOL: dict[str, Callable[[Matrix], Matrix]] = {
+    "first": lambda rows: rows[0],
+    "last": lambda rows: rows[-1],
+    "mean": mean,
+    "max": lambda rows: rows.max(axis=0),
+}
+
+
+def rows_of(record: Record, start: int, end: int) -> list[int]:
+    """The wordpieces that begin in these characters of the line."""
+    assert record.offsets is not None
+    return [
+        row
+        for row, span in enumerate(record.offsets)
+        if span is not None and start <= span[0] < end
+    ]
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "last"])
+@each_window
+def test_words_are_pooled_wordpieces(
+    runs: Runs, lines: list[str], window: dict[str, Any], pooling: str
+) -> None:
+    wordpieces = runs(offsets=True, **window)
+    words = runs(unit="word", word_pooling=pooling, offsets=True, **window)
+    for line, pieces, record in zip(lines, wordpieces, words, strict=True):
+        spans = word_spans(line)
+        assert record.offsets == tuple((start, end) for start, end, _ in spans)
+        assert record.tokens == tuple(
+            line[start:end].replace("\r", "") for start, end, _ in spans
+        )
+        is_pair = " ||| " in line.replace("\r", "").strip()
+        names = tuple(name for _, _, name in spans)
+        assert record.texts == (names if is_pair else None)
+        rows_by_word = [rows_of(pieces, start, end) for start, end, _ in spans]
+        for layer, found in zip(pieces.layers, record.layers, strict=True):
+            assert found.shape == (len(spans), 32)
+            for rows, vector in zip(rows_by_word, found, strict=True):
+                expected = POOL[pooling](layer[rows]) if rows else np.zeros(32)
+                assert vector.tolist() == expected.tolist()
+
+
+def real_rows(record: Record) -> list[int]:
+    assert record.offsets is not None
+    return [row for row, span in enumerate(record.offsets) if span is not None]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@each_window
+def test_sentences_are_pooled_wordpieces(
+    runs: Runs, window: dict[str, Any], pooling: str
+) -> None:
+    wordpieces = runs(offsets=True, **window)
+    knobs = {"unit": "sentence", "sentence_pooling": pooling, "offsets": True}
+    for pieces, record in zip(wordpieces, runs(**knobs, **window), strict=True):
+        rows = real_rows(pieces)
+        assert record.tokens == (f"[{pooling.upper()}]",)
+        assert pieces.offsets is not None
+        first, last = (pieces.offsets[r] for r in (rows[:1] + rows[-1:]) or (0, 0))
+        expected_span = (first[0], last[1]) if first and last else None
+        assert record.offsets == (expected_span,)
+        for layer, found in zip(pieces.layers, record.layers, strict=True):
+            expected = POOL[pooling](layer[rows]) if rows else np.zeros(32)
+            assert found.tolist() == [expected.tolist()]
+
+
+@each_window
+def test_cls_is_the_vector_of_cls(runs: Runs, window: dict[str, Any]) -> None:
+    sentences = runs(unit="sentence", sentence_pooling="cls", **window)
+    for pieces, record in zip(runs(offsets=True, **window), sentences, strict=True):
+        assert record.tokens == ("[CLS]",)
+        for layer, found in zip(pieces.layers, record.layers, strict=True):
+            assert found.tolist() == [layer[0].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("unit", "pooling"),
+    [
+        *(("wordpiece", "mean"), ("wordpiece", "sum"), ("wordpiece", "concat")),
+        *(("word", "concat"), ("sentence", "mean")),
+    ],
+)
+def test_layers_are_mixed_before_wordpieces(
+    runs: Runs, unit: str, pooling: str
+) -> None:
+    each = runs(layers="-1,0,-3", offsets=True, **WINDOWS[1])
+    knobs = {"layers": "-1,0,-3", "layer_pooling": pooling, "unit": unit}
+    for pieces, record in zip(each, runs(**knobs, **WINDOWS[1]), strict=True):
+        a, b, c = pieces.layers
+        mixed = {
+            "sum": a + b + c,
+            "mean": (a + b + c) / np.float32(3),
+            "concat": np.concatenate([a, b, c], axis=1),
+        }[pooling]
+        assert record.indexes == (pooling,)
+        (found,) = record.layers
+        assert found.shape[1] == (96 if pooling == "concat" else 32)
+        rows = real_rows(pieces)
+        if unit == "wordpiece":
+            assert found.tolist() == mixed.tolist()
+        elif len(rows) and len(found) == 1:  # a sentence, or a line of one word
+            assert found.tolist() == [mean(mixed[rows]).tolist()]
+
+
+def test_offsets_do_not_change_a_vector(runs: Runs) -> None:
+    for window in WINDOWS[:2]:
+        with_offsets, without = runs(offsets=True, **window), runs(**window)
+        for pieces, plain in zip(with_offsets, without, strict=True):
+            assert plain.offsets is None
+            assert pieces.offsets is not None
+            assert len(pieces.offsets) == len(pieces.tokens)
+            assert pieces.tokens == plain.tokens
+            assert as_json(pieces, offsets=None) == as_json(plain)
+
+
+def as_json(record: Record, **changes: Any) -> bytes:
+    fields = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return bytes(JsonFormatter(record.indexes).format(Record(**{**fields, **changes})))
+
+
+# ----------------------------------------------------------------------- long texts
+
+
+def test_a_text_that_fits_is_what_a_truncated_one_is(runs: Runs) -> None:
+    num_long = 0
+    for slid, cut in zip(runs(long_text="window"), runs(), strict=True):
+        if len(slid.tokens) <= 32:
+            assert as_json(slid) == as_json(cut)
+        else:
+            num_long += 1
+            assert slid.tokens[:31] == cut.tokens[:31]
+            assert slid.layers[0][0].tolist() == cut.layers[0][0].tolist()
+    assert num_long >= 7
+
+
+def test_no_wordpiece_is_missing_or_there_twice(
+    runs: Runs, lines: list[str], tiny_bert: Path
+) -> None:
+    vocab = Vocab.load(str(tiny_bert / "vocab.txt"))
+    tokenizer = Tokenizer(vocab, do_lower_case=True)
+    for window in WINDOWS[1:4]:
+        for line, record in zip(lines, runs(**window), strict=True):
+            example = parse_line(line, 0)
+            if example.text_b is None:
+                (ids,) = tokenizer.tokenize([str(example.text_a)])
+                tokens = [vocab.tokens[i] for i in ids]
+                assert record.tokens == ("[CLS]", *tokens, "[SEP]")
+
+
+def windows_by_hand(
+    num_words: int, room: int, stride: int
+) -> Iterator[tuple[int, int]]:
+    """The window of each word: the original's rule, word by word."""
+    starts = [0]
+    while starts[-1] + room < num_words:
+        starts.append(starts[-1] + stride)
+    spans = [(start, min(start + room, num_words)) for start in starts]
+    for place in range(num_words):
+
+        def score(span: tuple[int, int], place: int = place) -> float:
+            start, end = span
+            return min(place - start, end - 1 - place) + 0.01 * (end - start)
+
+        yield max([s for s in spans if s[0] <= place < s[1]], key=score)
+
+
+@pytest.mark.parametrize(
+    ("num_words", "stride"), [(31, 0), (77, 0), (100, 7), (61, 30)]
+)
+def test_each_vector_is_that_of_a_window_run_by_hand(
+    tiny_bert: Path, num_words: int, stride: int
+) -> None:
+    vocabulary = ["the", "river", "bank", "was", "?", "who", "jim"]
+    words = [vocabulary[(i * i + i // 5) % 7] for i in range(num_words)]
+    options = options_for(tiny_bert, layers="-1", long_text="window", doc_stride=stride)
+    extractor = FeatureExtractor(options)
+    (record,) = extractor.extract([" ".join(words)])
+    assert record.tokens == ("[CLS]", *words, "[SEP]")
+    spans = [*windows_by_hand(num_words, 30, stride or 15)]
+    distinct = [*dict.fromkeys(spans)]
+    by_hand = extractor.extract([" ".join(words[a:b]) for a, b in distinct])
+    layer_of = {
+        span: of_window.layers[0]
+        for span, of_window in zip(distinct, by_hand, strict=True)
+    }
+    found = record.layers[0]
+    assert found[0].tolist() == layer_of[distinct[0]][0].tolist()
+    assert found[-1].tolist() == layer_of[distinct[-1]][-1].tolist()
+    for place, span in enumerate(spans):
+        expected = layer_of[span][place - span[0] + 1]
+        assert found[place + 1].tolist() == expected.tolist()
