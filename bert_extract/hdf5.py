@@ -12,12 +12,13 @@ of them has at most 64 kB.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bert_extract.appending import crash_point
+from bert_extract import appending
 from bert_extract.errors import InputError
 from bert_extract.records import Record, RecordKind
 from bert_extract.spool import Frame, Spool
@@ -52,23 +53,96 @@ def write(spool_file: str, output_file: str, kind: RecordKind) -> None:
     """
     import h5py
 
-    with (
-        Spool(spool_file) as spool,
-        h5py.File(output_file, "w", libver=_LIBRARY_VERSIONS) as file,
-    ):
-        file.attrs["layers"] = json.dumps(kind.indexes)
-        sentences = _Sentences()
-        entries = _Entries()
-        for frame in spool.frames():
-            entries.add(frame)
-            sentences.add(frame.part)
-            if frame.part.is_last:
-                crash_point("convert")
-                _write_record(file, spool, frame, entries)
-                entries = _Entries()
-        file.create_dataset(
-            _SENTENCES, (1,), h5py.string_dtype(), data=[sentences.text()]
-        )
+    with Spool(spool_file) as spool, open(output_file, "w+b", buffering=0) as raw:
+        disk = _Disk(raw.fileno())
+        with h5py.File(disk, "w", libver=_LIBRARY_VERSIONS) as file:
+            file.attrs["layers"] = json.dumps(kind.indexes)
+            sentences = _Sentences()
+            entries = _Entries()
+            for frame in spool.frames():
+                entries.add(frame)
+                sentences.add(frame.part)
+                if frame.part.is_last:
+                    appending.crash_point("convert")
+                    _write_record(file, spool, frame, entries)
+                    entries = _Entries()
+                    disk.check()
+            file.create_dataset(
+                _SENTENCES, (1,), h5py.string_dtype(), data=[sentences.text()]
+            )
+        disk.check()
+
+
+class _Disk:
+    """The file that HDF5 writes to. It never fails: HDF5 crashes when a disk is full.
+
+    What could not be written is kept until the file is closed, and `check` tells.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+        self._size = 0
+        self._unwritten: list[tuple[int, bytes]] = []
+        self._failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raises what went wrong since the beginning, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    # What h5py asks of a file.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        start, self._position = self._position, self._position + len(view)
+        self._size = max(self._size, self._position)
+        try:
+            while view and self._failure is None:
+                num_written = os.pwrite(self._descriptor, view, start)
+                view, start = view[num_written:], start + num_written
+        except BaseException as error:  # a signal's, too: `check` raises it again
+            self._failure = error
+        if view:
+            self._unwritten.append((start, bytes(view)))
+        return len(content)
+
+    def read(self, num_bytes: int) -> bytes:
+        content = bytearray(num_bytes)
+        self.readinto(content)
+        return bytes(content)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        start, end = self._position, self._position + len(view)
+        num_read = os.preadv(self._descriptor, [view], start)
+        view[num_read:] = bytes(len(view) - num_read)
+        for place, content in self._unwritten:
+            first, last = max(start, place), min(end, place + len(content))
+            if first < last:
+                view[first - start : last - start] = content[
+                    first - place : last - place
+                ]
+        self._position = end
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self._size = size
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self._failure = self._failure or error
+        return size
+
+    def flush(self) -> None:
+        pass
 
 
 class _JsonText:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.appending import crash_point
+from bert_extract import appending
 from bert_extract.errors import InputError
 from bert_extract.records import Record, RecordKind, join_parts
 from bert_extract.spool import Spool
@@ -81,12 +81,13 @@ def write(
             # Vectors hardly repeat: a dictionary of them would be built for nothing.
             use_dictionary=["linex_index", "token", "text"],
             write_statistics=["linex_index", "position"],
+            column_encoding=_encodings(kind, vector_dtype),
         ) as writer,
     ):
         rows = _Rows(kind, vector_dtype)
         lines = _Lines(kind.indexes)
         for frame in spool.frames():
-            crash_point("convert")
+            appending.crash_point("convert")
             lines.add(frame.part)
             vectors = spool.read_vectors(frame)
             start = 0
@@ -119,6 +120,17 @@ def _schema(kind: RecordKind, vector_dtype: str) -> Any:
     return pyarrow.schema(
         [pyarrow.field(name, kind, is_nullable) for name, kind, is_nullable in columns]
     )
+
+
+def _encodings(kind: RecordKind, vector_dtype: str) -> dict[str, str] | None:
+    """Vectors are a tenth smaller with all their first bytes together, and so on.
+
+    Readers know that for float32 since 2020, but for float16 only since 2024.
+    """
+    if vector_dtype != "float32" or not kind.indexes:
+        return None
+    names = column_names(kind.indexes)
+    return {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in names}
 
 
 class _Lines:

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bert_extract.formats import format_of
+from bert_extract.reading import read_features
+
 # Dies in bert_extract.appending.crash_point where it is told to.
 DRIVER = Path(__file__).parent / "crash_driver.py"
 # No run of the tiny checkpoint takes longer, in seconds, on a machine that is busy.
@@ -66,6 +69,19 @@ def sha256(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """Of what an output holds: its bytes, or the records of one that was converted."""
+    if format_of(str(path)).is_json:
+        return sha256(path)
+    digest = hashlib.sha256()
+    for record in read_features(path):
+        digest.update(
+            repr((record.linex_index, record.tokens, record.indexes)).encode()
+        )
+        digest.update(record.vectors.tobytes())
     return digest.hexdigest()
 
 

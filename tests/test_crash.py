@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+from job_runs import TIME_LIMIT, Command, content_digest, summary_of, write_input
+
+from bert_extract.formats import format_of
 
 NUM_LINES = 12_000
 WINDOW_LINES = 512  # crash_driver.py's
@@ -42,7 +44,7 @@ def wholes(
                 input_file=input_file, output_file=folder / name
             )
             assert completed.returncode == 0, completed.stderr
-            self[name] = Whole(sha256(folder / name), time.monotonic() - start)
+            self[name] = Whole(content_digest(folder / name), time.monotonic() - start)
             (folder / name).unlink()
             return self[name]
 
@@ -71,13 +73,14 @@ def check_resumed(
         output_file.name,
         f"{output_file.name}.run.json",
     ]
-    assert sha256(output_file) == whole.digest
+    assert content_digest(output_file) == whole.digest
     summary = summary_of(summary_file)
     kept = summary["resumed_lines"]
     assert kept + summary["num_lines"] == NUM_LINES
     assert summary["output_bytes"] == output_file.stat().st_size
     if num_partial_bytes:
         assert kept > 0
+    if num_partial_bytes and format_of(str(output_file)).is_json:
         # All that had reached the file is kept, but for a record that was cut.
         share = num_partial_bytes / output_file.stat().st_size
         assert kept >= share * NUM_LINES - WINDOW_LINES
@@ -87,6 +90,9 @@ def check_resumed(
 
 FIRST = [("write", 4), ("flush", 3), ("rename", 1), ("rename", 2)]
 MORE = [("write", 1), ("write", 17), ("flush", 1), ("flush", 9), ("write", 40)]
+# Where an output is made of a spool at the end, the flushes are as many as before.
+CONVERTED = [("convert", 1), ("convert", 5000), ("convert", NUM_LINES), ("rename", 3)]
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,16 @@ MORE = [("write", 1), ("write", 17), ("flush", 1), ("flush", 9), ("write", 40)]
     [
         *((".jsonl", *point) for point in FIRST),
         *(pytest.param(".jsonl", *p, marks=pytest.mark.slow) for p in MORE),
-        *(pytest.param(".jsonl.gz", *p, marks=pytest.mark.slow) for p in FIRST + MORE),
+        *(
+            pytest.param(suffix, *point, marks=pytest.mark.slow)
+            for suffix in SUFFIXES[1:]
+            for point in FIRST + MORE
+        ),
+        *(
+            pytest.param(suffix, *point, marks=pytest.mark.slow)
+            for suffix in (".h5", ".parquet")
+            for point in CONVERTED
+        ),
     ],
 )
 def test_a_run_that_dies_at_a_chosen_point(
@@ -117,7 +132,7 @@ def test_a_run_that_dies_at_a_chosen_point(
     completed = command.run(**flags, crash={"name": name, "number": number})
     assert completed.returncode == -9
     kept = check_resumed(command, flags, whole, folder)
-    if name == "rename":
+    if name in ("rename", "convert"):
         assert kept == NUM_LINES
     if name == "flush":  # at the end of a window; the ones before it are durable
         assert kept >= (number - 1) * WINDOW_LINES
@@ -152,7 +167,7 @@ def test_a_run_that_is_killed_at_a_random_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("seed", range(1, 31))
 def test_runs_that_are_killed_at_30_random_moments(
     tiny_bert: Path,
@@ -168,7 +183,7 @@ def test_runs_that_are_killed_at_30_random_moments(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_run_that_is_killed_again_and_again_ends(
     tiny_bert: Path,
     tmp_path: Path,

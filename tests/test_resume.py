@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+from job_runs import (
+    TIME_LIMIT,
+    Command,
+    content_digest,
+    sha256,
+    summary_of,
+    write_input,
+)
 
-from bert_extract import Job, Options, OptionsError, OutputError
+from bert_extract import Job, Options, OptionsError, OutputError, appending
 from bert_extract.engine import Engine
 from bert_extract.jobs import run_job
 from bert_extract.progress import Summary
@@ -72,7 +79,16 @@ class Files:
         }
 
 
-@pytest.fixture(params=["out.jsonl", "out.jsonl.gz"])
+NAMES = (
+    "out.jsonl",
+    "out.jsonl.gz",
+    "out.parquet",
+    pytest.param("out.jsonl.zst", marks=pytest.mark.slow),
+    pytest.param("out.h5", marks=pytest.mark.slow),
+)
+
+
+@pytest.fixture(params=NAMES)
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
     (tmp_path / "out").mkdir()
     return Files(
@@ -103,9 +119,9 @@ def test_a_bad_line_in_the_middle_keeps_what_came_before(
     summary = run(engine, **files.knobs(resume=True))
     # Whole groups of records, so that members of .gz are cut where they always are.
     assert summary.resumed_lines == bad_line // 8 * 8
-    resumed = files.output_file.read_bytes()
+    resumed = content_digest(files.output_file)
     run(engine, **files.knobs())
-    assert files.output_file.read_bytes() == resumed
+    assert content_digest(files.output_file) == resumed
 
 
 def test_gzip_members_hold_eight_records_and_no_name_or_time(
@@ -382,15 +398,63 @@ def test_a_disk_that_fills_up(tiny_bert: Path, tmp_path: Path) -> None:
 def test_a_file_size_limit(engine: Engine, files: Files) -> None:
     """Where no file system can be mounted; Python ignores SIGXFSZ."""
     run(engine, **files.knobs())
-    whole = files.output_file.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))
-    try:
-        with pytest.raises(OutputError, match="File too large"):
-            run(engine, **files.knobs())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert files.output_file.read_bytes() == whole  # the old one
+    whole = content_digest(files.output_file)
+    before = files.output_file.read_bytes()
+    with (
+        file_size_limit(len(before) // 2),
+        pytest.raises(OutputError, match="File too large"),
+    ):
+        run(engine, **files.knobs())
+    assert files.output_file.read_bytes() == before  # the old one
     summary = run(engine, **files.knobs(resume=True))
     assert 0 < summary.resumed_lines < NUM_LINES
-    assert files.output_file.read_bytes() == whole
+    assert content_digest(files.output_file) == whole
+
+
+@contextlib.contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class Stop(BaseException):
+    """What a test stops a run with."""
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.parquet"])
+def test_a_disk_that_fills_up_when_the_output_is_made_of_its_parts(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def stop(crash_point: str) -> None:
+        if crash_point == "convert":
+            raise Stop
+
+    (tmp_path / "out").mkdir()
+    files = Files(write_input(tmp_path / "in.txt", 1000), tmp_path / "out" / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(appending, "crash_point", stop)
+        with pytest.raises(Stop):
+            run(engine, **files.knobs())
+    partial_size = files.partial.stat().st_size
+    assert run(engine, **files.knobs(resume=True)).resumed_lines == 1000
+    whole = content_digest(files.output_file)
+    final_size = files.output_file.stat().st_size
+    with small_disk(tmp_path) as disk:
+        on_disk = Files(files.input_file, disk / name)
+        # So much room that the spool is whole, and half of the output is not.
+        other = disk / "other"
+        other.write_bytes(b"x" * ((8 << 20) - partial_size - final_size // 2))
+        with pytest.raises(OutputError, match=rf"{name}: .*No space left.*make room"):
+            run(engine, **on_disk.knobs())
+        names = [f"{name}.partial", f"{name}.partial.run.json", "other"]
+        assert sorted(os.listdir(disk)) == sorted(names)
+        other.unlink()
+        summary = run(engine, **on_disk.knobs(resume=True))
+        assert (summary.resumed_lines, summary.num_lines) == (1000, 0)
+        assert summary.output_bytes == on_disk.output_file.stat().st_size
+        assert sorted(os.listdir(disk)) == [name, f"{name}.run.json"]
+        assert content_digest(on_disk.output_file) == whole
