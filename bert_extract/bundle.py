@@ -124,8 +124,8 @@ def _latest_checkpoint(directory: str) -> str:
         return prefix
     if not prefixes:
         raise CheckpointError(
-            f"{directory}: expected a folder with a TF1 checkpoint (files NAME.index "
-            "and NAME.data-00000-of-00001); found no file that ends in .index"
+            f"{directory}: expected a folder with a checkpoint: files NAME.index and "
+            "NAME.data-00000-of-00001, or model.safetensors; found neither"
         )
     if len(prefixes) > 1:
         raise CheckpointError(

@@ -10,8 +10,15 @@ import tensorflow as tf
 
 from bert_extract.bundle import Tf1Checkpoint, list_variables, resolve_prefix
 from bert_extract.checkpoint_format import Checkpoint, Layout, Shape, Source
-from bert_extract.config import POOLER_VARIABLES, BertConfig, variable_shapes
+from bert_extract.config import (
+    GOOGLE,
+    HUGGING_FACE,
+    POOLER_VARIABLES,
+    BertConfig,
+    variable_shapes,
+)
 from bert_extract.errors import CheckpointError
+from bert_extract.huggingface import HuggingFaceCheckpoint, find_safetensors
 from bert_extract.model_garden import (
     OBJECT_GRAPH,
     SLOT_MARK,
@@ -60,17 +67,35 @@ def open_checkpoint(init_checkpoint: str) -> Checkpoint:
     """Finds the checkpoint, and its format by what is in it; reads no weights.
 
     Args:
-        init_checkpoint: the prefix of a checkpoint, or a directory that holds one.
+        init_checkpoint: the prefix of TensorFlow's files, a safetensors file or the
+            index of several, or a directory that holds one of them.
 
     Raises:
         CheckpointError: the checkpoint is missing, broken, or of a format that is not
             read.
     """
+    safetensors_file = find_safetensors(init_checkpoint)
+    if safetensors_file is not None:
+        return HuggingFaceCheckpoint.open(safetensors_file)
     prefix = resolve_prefix(init_checkpoint)
     variables = list_variables(prefix)
     if OBJECT_GRAPH in variables:
         return ObjectCheckpoint(prefix, variables)
     return Tf1Checkpoint(prefix, variables)
+
+
+def config_dialect(init_checkpoint: str) -> str:
+    """Whose config belongs to a checkpoint: `config.HUGGING_FACE` or `config.GOOGLE`.
+
+    The weights say it: safetensors are Hugging Face's, TensorFlow's files are Google's.
+    A config cannot: early ones of Hugging Face's look like Google's, and it means
+    another gelu by the same word. What is not there counts as Google's.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    is_safetensors = find_safetensors(init_checkpoint) is not None
+    return HUGGING_FACE if is_safetensors else GOOGLE
 
 
 def load_weights(

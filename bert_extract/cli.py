@@ -101,7 +101,7 @@ def _define(
     choices = metadata.get("choices")
     if choices:
         flags.DEFINE_enum(name, default, choices, help_text, flag_values=values)
-    elif isinstance(default, bool):
+    elif isinstance(default, bool) or metadata.get("is_bool"):
         flags.DEFINE_bool(name, default, help_text, flag_values=values)
     elif isinstance(default, int):
         flags.DEFINE_integer(name, default, help_text, flag_values=values)

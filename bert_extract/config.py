@@ -1,13 +1,57 @@
-"""bert_config.json -> BertConfig: one BERT's sizes and the names of its weights."""
+"""bert_config.json -> BertConfig: one BERT's sizes and the names of its weights.
+
+Hugging Face's config.json has the same keys and means other things by them: who reads
+one says whose it is.
+"""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bert_extract.errors import ConfigError
 
-# What the original's `get_activation` knows. "gelu" is its tanh form.
-ACTIVATIONS = ("gelu", "relu", "tanh", "linear")
+# What a config is called, and whose code its keys are meant for.
+GOOGLE = "bert_config.json"
+HUGGING_FACE = "config.json"
+
+# The two forms of gelu: "gelu" in Google's code, and in Hugging Face's.
+GELU_TANH = "gelu"
+GELU_ERF = "gelu_erf"
+
+# "hidden_act" -> ours. What the original's `get_activation` knows, and
+_GOOGLE_ACTIVATIONS = {
+    "gelu": GELU_TANH,
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+# what Hugging Face calls the same.
+_HUGGING_FACE_ACTIVATIONS = {
+    "gelu": GELU_ERF,
+    "gelu_python": GELU_ERF,
+    "gelu_new": GELU_TANH,
+    "gelu_fast": GELU_TANH,
+    "gelu_pytorch_tanh": GELU_TANH,
+    "relu": "relu",
+    "tanh": "tanh",
+    "linear": "linear",
+}
+# Keys that Hugging Face's code does without, and what it takes instead.
+_HUGGING_FACE_DEFAULTS = {
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+# Keys of Hugging Face's with which a "bert" is another model, and the only values
+# with which it is not.
+_HUGGING_FACE_PLAIN: dict[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+}
 
 # The keys of bert_config.json that give a size, each with the largest that is taken:
 # a wrong number must end in a message, not in a table that fills the memory.
@@ -73,29 +117,42 @@ class BertConfig:
     num_hidden_layers: int  # encoder layers
     num_attention_heads: int  # divides hidden_size
     intermediate_size: int  # width of the feed-forward layer
-    hidden_act: str  # one of ACTIVATIONS
+    hidden_act: str  # GELU_TANH, GELU_ERF, "relu", "tanh" or "linear"
     max_position_embeddings: int  # longest sequence, in tokens
     type_vocab_size: int  # rows of the segment embedding table
     # Not a key of bert_config.json: it is a constant in the original's code.
     layer_norm_eps: float = 1e-12
+    # Sentences about a config that may not be what the user takes it for.
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def from_json_file(cls, bert_config_file: str) -> "BertConfig":
-        """Reads a bert_config.json; keys that the encoder does not need are ignored.
+    def from_json_file(
+        cls, bert_config_file: str, dialect: str = GOOGLE
+    ) -> "BertConfig":
+        """Reads a config; keys that the encoder does not need are ignored.
 
         Args:
           bert_config_file: a local path, or one with a scheme that `tf.io.gfile` knows.
+          dialect: GOOGLE, or HUGGING_FACE for what lies beside its weights.
 
         Raises:
-          ConfigError: the file cannot be read, is not a JSON object, or a key is
-            missing or has a value that no BERT can have.
+          ConfigError: the file cannot be read, is not a JSON object, is that of
+            another model, or a key is missing or has a value that no BERT can have.
         """
         json_object = _read_json_object(bert_config_file)
+        _check_model(bert_config_file, json_object)
+        layer_norm_eps = cls.layer_norm_eps
+        activations = _GOOGLE_ACTIVATIONS
+        if dialect == HUGGING_FACE:
+            json_object = _HUGGING_FACE_DEFAULTS | json_object
+            _check_plain(bert_config_file, json_object)
+            layer_norm_eps = _epsilon(bert_config_file, json_object["layer_norm_eps"])
+            activations = _HUGGING_FACE_ACTIVATIONS
         for key in (*_SIZE_LIMITS, "hidden_act"):
             if key not in json_object:
                 raise ConfigError(
                     f'{bert_config_file}: the key "{key}" is missing; '
-                    "is this the bert_config.json of a BERT checkpoint?"
+                    f"is this the {dialect} of a BERT checkpoint?"
                 )
         sizes = {
             key: _size(bert_config_file, key, json_object[key], limit)
@@ -107,8 +164,14 @@ class BertConfig:
                 f'"num_attention_heads"; found {sizes["hidden_size"]} and '
                 f"{sizes['num_attention_heads']}"
             )
-        hidden_act = _activation(bert_config_file, json_object["hidden_act"])
-        return cls(hidden_act=hidden_act, **sizes)
+        return cls(
+            hidden_act=_activation(
+                bert_config_file, json_object["hidden_act"], activations
+            ),
+            layer_norm_eps=layer_norm_eps,
+            warnings=_warnings(bert_config_file, json_object, dialect),
+            **sizes,
+        )
 
 
 def variable_shapes(
@@ -193,14 +256,78 @@ def _size(bert_config_file: str, key: str, value: object, limit: int) -> int:
     return value
 
 
-def _activation(bert_config_file: str, value: object) -> str:
+def _activation(
+    bert_config_file: str, value: object, activations: Mapping[str, str]
+) -> str:
     if value is None or value == "":
         return "linear"  # as the original reads them
-    if isinstance(value, str) and value.lower() in ACTIVATIONS:
-        return value.lower()
+    if isinstance(value, str) and value.lower() in activations:
+        return activations[value.lower()]
     raise ConfigError(
-        f'{bert_config_file}: "hidden_act" must be one of {", ".join(ACTIVATIONS)}; '
+        f'{bert_config_file}: "hidden_act" must be one of {", ".join(activations)}; '
         f"found {_shorten(value)}"
+    )
+
+
+def _check_model(bert_config_file: str, json_object: dict[str, Any]) -> None:
+    """Refuses what says itself that it is another model."""
+    model_type = json_object.get("model_type")
+    if model_type == "bert":
+        return
+    if model_type is not None:
+        raise ConfigError(
+            f'{bert_config_file}: "model_type" is {_shorten(model_type)}: only '
+            '"bert" is read here, and another model with its weights would give '
+            "vectors of no meaning"
+        )
+    architectures = json_object.get("architectures") or ["BertModel"]
+    if not isinstance(architectures, list) or not all(
+        isinstance(name, str) and name.startswith("Bert") for name in architectures
+    ):
+        raise ConfigError(
+            f'{bert_config_file}: "architectures" must be those of a BERT, such as '
+            f'["BertModel"]; found {_shorten(architectures)}'
+        )
+
+
+def _check_plain(bert_config_file: str, json_object: dict[str, Any]) -> None:
+    """Refuses a Hugging Face BERT that computes something else."""
+    for key, plain in _HUGGING_FACE_PLAIN.items():
+        value = json_object.get(key)
+        if value not in plain:
+            raise ConfigError(
+                f'{bert_config_file}: "{key}" is {_shorten(value)}: of a BERT with '
+                f"anything but {_shorten(plain[0])} there the vectors are not computed "
+                "here"
+            )
+    own_code = json_object.get("auto_map")
+    if isinstance(own_code, dict) and "AutoModel" in own_code:
+        raise ConfigError(
+            f'{bert_config_file}: "auto_map" names a program of its own for the model, '
+            f"{_shorten(own_code)}: only BERT as it was published is computed here, "
+            "and no code that comes with a checkpoint is run"
+        )
+
+
+def _epsilon(bert_config_file: str, value: object) -> float:
+    # Written so that NaN fails.
+    if not isinstance(value, float) or not 0.0 < value < 1.0:
+        raise ConfigError(
+            f'{bert_config_file}: "layer_norm_eps" must be a number between 0 and 1; '
+            f"found {_shorten(value)}"
+        )
+    return value
+
+
+def _warnings(
+    bert_config_file: str, json_object: dict[str, Any], dialect: str
+) -> tuple[str, ...]:
+    if dialect != GOOGLE or "model_type" not in json_object:
+        return ()
+    return (
+        f"{bert_config_file}: is a config of Hugging Face's beside a TensorFlow "
+        'checkpoint; it is read as Google\'s code would: "gelu" is the tanh form, and '
+        "layer_norm_eps is 1e-12",
     )
 
 

@@ -18,13 +18,14 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import batching, devices
-from bert_extract.checkpoint import LoadedWeights, load_weights
-from bert_extract.config import BertConfig
+from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
+from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
 from bert_extract.entries import EntryMaker, lose_carries
 from bert_extract.errors import BertExtractError, OptionsError, VocabError
 from bert_extract.examples import Example, is_unsplit_pair
 from bert_extract.features import Features, to_features
+from bert_extract.model_dir import resolve_options
 from bert_extract.modeling import BertModel, num_layers_needed
 from bert_extract.options import POOLER, Options, resolve_layers
 from bert_extract.parts import Layout, to_parts
@@ -73,6 +74,8 @@ _MOST_KINDS = 8
 # The pooler's product has a row a line, and [CLS] of one line must not depend on how
 # many there are: it gets at least as many rows as any product of any batch.
 _MIN_POOLER_ROWS = 128
+# What a person calls the two.
+_GELU_FORMS = {GELU_TANH: "gelu in its tanh form", GELU_ERF: "gelu in its erf form"}
 
 Encoded = TypeVar("Encoded")
 
@@ -88,7 +91,7 @@ class Engine:
     """A BERT checkpoint, loaded once, that turns lines of text into vectors.
 
     Attributes:
-      options: as given.
+      options: as given, with the files and the casing that were found.
       config: the model's sizes.
       layers: the layers asked for, "all" resolved; none if it is the pooler.
       indexes: what the layers of every record are called.
@@ -108,8 +111,11 @@ class Engine:
             message names it.
         """
         options.check()
+        options = resolve_options(options)
         self.options = options
-        self.config = BertConfig.from_json_file(self.options.bert_config_file)
+        self._do_lower_case = bool(options.do_lower_case)
+        self._dialect = config_dialect(options.init_checkpoint)
+        self.config = BertConfig.from_json_file(options.bert_config_file, self._dialect)
         self.layers: tuple[int | str, ...] = (POOLER,)
         if not options.wants_pooler:
             self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)
@@ -133,6 +139,7 @@ class Engine:
         logging.info("%s, %s", self.device, self.options.precision)
         if self._devices[0].kind == "CPU":
             devices.warn_of_unusable_gpu()
+        self._log_config()
         self._log_vocab(vocab)
         devices.check_precision(self.options.precision, self._devices)
         self._vocab = vocab
@@ -161,7 +168,7 @@ class Engine:
 
         with ThreadPoolExecutor(max_workers=1) as pool:
             # Both take a while, and each leaves the interpreter to the other.
-            tokenizer = pool.submit(Tokenizer, self._vocab, self.options.do_lower_case)
+            tokenizer = pool.submit(Tokenizer, self._vocab, self._do_lower_case)
             weights = load_weights(
                 self.options.init_checkpoint,
                 self.config,
@@ -181,10 +188,21 @@ class Engine:
                 "the vocab of this checkpoint?"
             )
 
+    def _log_config(self) -> None:
+        logging.info(
+            "%s: read as %s code reads it: hidden_act %s, layer_norm_eps %g",
+            self.options.bert_config_file,
+            "Hugging Face's" if self._dialect == HUGGING_FACE else "Google's",
+            _GELU_FORMS.get(self.config.hidden_act, self.config.hidden_act),
+            self.config.layer_norm_eps,
+        )
+        for warning in self.config.warnings:
+            logging.warning("%s", warning)
+
     def _log_vocab(self, vocab: Vocab) -> None:
         for warning in vocab.warnings:
             logging.warning("%s", warning)
-        wrong_case = case_warning(vocab, self.options.do_lower_case)
+        wrong_case = case_warning(vocab, self._do_lower_case)
         if wrong_case:
             logging.warning("%s", wrong_case)  # it names the file
         if len(vocab.tokens) < self.config.vocab_size:

@@ -28,25 +28,46 @@ LAYER_POOLINGS = ("none", "mean", "sum", "concat")
 LONG_TEXTS = ("truncate", "window")
 
 
-def _knob(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A dataclass field with the sentence that `--help` shows for it."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _knob(
+    default: Any,
+    help: str,
+    choices: tuple[str, ...] | None = None,
+    is_bool: bool = False,
+) -> Any:
+    """A dataclass field with the sentence that `--help` shows for it.
+
+    `is_bool` is for a default of None, which does not say that it is true or false.
+    """
+    is_bool = is_bool or isinstance(default, bool)
+    metadata = {"help": help, "choices": choices, "is_bool": is_bool}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the vectors are: the checkpoint, the layers, the lengths, the precision."""
 
+    model_dir: str = _knob(
+        "",
+        "The folder of a BERT as it was published, by Google, by the TensorFlow Model "
+        "Garden or on Hugging Face: vocab, config and weights are found in it by their "
+        "usual names. Each of the three flags below takes another file instead.",
+    )
     vocab_file: str = _knob(
-        "", "The vocabulary file that the BERT model was trained on, one token a line."
+        "",
+        "The vocabulary file that the BERT model was trained on, one token a line, or "
+        "its tokenizer.json.",
     )
     bert_config_file: str = _knob(
-        "", "The JSON file with the sizes of the BERT model, bert_config.json."
+        "",
+        "The JSON file with the sizes of the BERT model, bert_config.json or "
+        "config.json.",
     )
     init_checkpoint: str = _knob(
         "",
         "The checkpoint with the weights: the prefix of its files, as in "
-        "bert_model.ckpt, or a directory that holds one.",
+        "bert_model.ckpt, a safetensors file or the index of several, or a directory "
+        "that holds one of them.",
     )
     layers: str = _knob(
         DEFAULT_LAYERS,
@@ -105,10 +126,12 @@ class Options:
         "windows. The default of 0 takes half of what a window has room for, which is "
         "--max_seq_length - 2.",
     )
-    do_lower_case: bool = _knob(
-        True,
+    do_lower_case: bool | None = _knob(
+        None,
         "Whether to lower-case the text and to strip its accents: true for uncased "
-        "models, false for cased ones.",
+        "models, false for cased ones. By default what tokenizer_config.json or "
+        "tokenizer.json beside the vocab says, and true where there is none.",
+        is_bool=True,
     )
     batch_size: int = _knob(
         32,
@@ -135,8 +158,8 @@ class Options:
           OptionsError: a value cannot work, whatever the files hold.
         """
         for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
-            if not getattr(self, name):
-                raise OptionsError(f"--{name} must be given")
+            if not getattr(self, name) and not self.model_dir:
+                raise OptionsError(f"--{name} must be given, or --model_dir")
         parse_layers(self.layers)
         _check_choice("precision", self.precision, PRECISIONS)
         if self.max_seq_length < 3:

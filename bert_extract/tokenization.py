@@ -17,6 +17,7 @@ from bert_extract.alignment import AlignedWordpieces, align, sources
 from bert_extract.cutting import parts
 from bert_extract.errors import VocabError
 from bert_extract.long_lines import Text
+from bert_extract.tokenizer_config import read_wordpieces
 from bert_extract.words import MAX_CHARS_PER_WORD, basic_tokens
 
 UNKNOWN_TOKEN = "[UNK]"
@@ -308,7 +309,11 @@ def _is_buildable(token: str) -> bool:
 
 
 def _read_tokens(vocab_file: str) -> tuple[str, ...]:
-    content = _read_bytes(vocab_file).replace(b"\r", b"")
+    content = _read_bytes(vocab_file)
+    wordpieces = read_wordpieces(vocab_file, content)
+    if wordpieces is not None:
+        return wordpieces
+    content = content.replace(b"\r", b"")
     lines = content.split(b"\n")
     if not lines[-1]:
         lines.pop()  # what follows the last newline is not a line

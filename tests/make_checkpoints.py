@@ -37,6 +37,10 @@ TF1_NAMES = {
     "encoder.layer.{}.output.LayerNorm": "encoder/layer_{}/output/LayerNorm",
     "pooler.dense": "pooler/dense",
 }
+CONFIG_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "max_position_embeddings", "type_vocab_size"),
+)
 _SAFETENSORS_DTYPES = {"F32": np.float32, "I64": np.int64}
 
 
@@ -92,6 +96,57 @@ def read_safetensors(safetensors_file: Path) -> Weights:
     return weights
 
 
+def write_safetensors(
+    safetensors_file: Path,
+    weights: Mapping[str, NDArray[Any]],
+    dtype: str = "F32",
+) -> None:
+    """Tensors by name, one behind the other; uint16 arrays are bfloat16's bits."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    blocks = []
+    end = 0
+    for name, values in weights.items():
+        begin, end = end, end + values.nbytes
+        entry_dtype = "I64" if values.dtype == np.int64 else dtype
+        header[name] = {
+            "dtype": entry_dtype,
+            "shape": list(values.shape),
+            "data_offsets": [begin, end],
+        }
+        blocks.append(np.ascontiguousarray(values).tobytes())
+    head = json.dumps(header).encode()
+    safetensors_file.write_bytes(
+        len(head).to_bytes(8, "little") + head + b"".join(blocks)
+    )
+
+
+def to_huggingface_weights(weights: Weights, root: str = "") -> Weights:
+    """Google's names and shapes -> those of Hugging Face's BertModel."""
+    by_tf1_name = {tf1_name: name for name, tf1_name in TF1_NAMES.items()}
+    kinds = {"gamma": "weight", "beta": "bias", "kernel": "weight", "bias": "bias"}
+    found: Weights = {}
+    for tf1_name, values in weights.items():
+        numbers = re.findall(r"layer_(\d+)", tf1_name)
+        pattern = re.sub(r"layer_\d+", "layer_{}", tf1_name).removeprefix("bert/")
+        if pattern in by_tf1_name:
+            found[root + by_tf1_name[pattern]] = values
+            continue
+        module, _, kind = pattern.rpartition("/")
+        name = f"{by_tf1_name[module].format(*numbers)}.{kinds[kind]}"
+        found[root + name] = values.T if kind == "kernel" else values
+    return found
+
+
+def write_huggingface_model(
+    directory: Path, config: BertConfig, weights: Weights, **keys: Any
+) -> None:
+    """config.json and model.safetensors of TF1 weights; `keys` are the config's."""
+    sizes = {key: getattr(config, key) for key in CONFIG_SIZES}
+    config_object = {"model_type": "bert", "hidden_act": "gelu", **sizes, **keys}
+    (directory / "config.json").write_text(json.dumps(config_object))
+    write_safetensors(directory / "model.safetensors", to_huggingface_weights(weights))
+
+
 def to_tf1_weights(huggingface_weights: Weights) -> Weights:
     """Hugging Face's BertModel -> the same under Google's names and shapes."""
     weights: Weights = {}
@@ -119,7 +174,10 @@ def write_minilm_tf1(minilm_dir: Path, directory: Path) -> None:
     """The Hugging Face directory, as Google would have published it."""
     shutil.copyfile(minilm_dir / "vocab.txt", directory / "vocab.txt")
     # Google's reading of "gelu" is the tanh form; the rest of the config is the same.
-    shutil.copyfile(minilm_dir / "config.json", directory / "bert_config.json")
+    config = json.loads((minilm_dir / "config.json").read_text())
+    for key in ("model_type", "architectures"):
+        del config[key]
+    (directory / "bert_config.json").write_text(json.dumps(config))
     weights = to_tf1_weights(read_safetensors(minilm_dir / "model.safetensors"))
     # Real checkpoints have it too.
     weights["global_step"] = np.array(0, np.int64)

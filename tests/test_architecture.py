@@ -16,9 +16,10 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
-    *("tokenization", "sliding", "pooling", "features", "parts", "batching"),
-    *("config", "modeling", "checkpoint_format", "bundle", "model_garden"),
-    *("checkpoint", "records", "entries"),
+    *("tokenizer_config", "tokenization", "sliding", "pooling", "features", "parts"),
+    *("batching", "config", "modeling", "checkpoint_format", "bundle", "model_garden"),
+    *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
+    *("records", "entries"),
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
@@ -28,7 +29,8 @@ ORDER = (
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
     *("errors", "formats", "options", "examples", "splits"),
-    *("unicode14", "words", "alignment", "cutting", "tokenization"),
+    *("unicode14", "words", "alignment", "cutting"),
+    *("tokenizer_config", "tokenization"),
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     "entries",
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),

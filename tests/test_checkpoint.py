@@ -314,8 +314,8 @@ def test_a_checkpoint_file_that_names_none(
 
 def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
     assert load_error(str(tmp_path)) == (
-        ": expected a folder with a TF1 checkpoint (files NAME.index and "
-        "NAME.data-00000-of-00001); found no file that ends in .index"
+        ": expected a folder with a checkpoint: files NAME.index and "
+        "NAME.data-00000-of-00001, or model.safetensors; found neither"
     )
 
 
@@ -342,7 +342,7 @@ def test_a_prefix_in_no_folder(tmp_path: Path) -> None:
 
 def test_a_file_of_another_format(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
-    path.write_bytes(b"PK\x03\x04")
+    path.write_bytes(b"some bytes")
     assert load_error(str(path)) == (
         ": expected the prefix of a TF1 checkpoint (files PREFIX.index and "
         "PREFIX.data-00000-of-00001); found a file of that name"

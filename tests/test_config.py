@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from bert_extract.config import BertConfig, variable_shapes
+from bert_extract.config import HUGGING_FACE, BertConfig, variable_shapes
 from bert_extract.errors import ConfigError
 
 TINY: dict[str, Any] = {
@@ -222,6 +222,147 @@ def test_a_missing_remote_config_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_scheme_is_named() -> None:
     assert "'nfs' not implemented" in read_error("nfs://host/bert_config.json")
+
+
+# Hugging Face's config.json.
+
+MINIMAL = {key: TINY[key] for key in SIZES if key != "type_vocab_size"}
+
+
+def read_hugging_face(tmp_path: Path, **keys: object) -> BertConfig:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MINIMAL | keys))
+    return BertConfig.from_json_file(str(path), HUGGING_FACE)
+
+
+def hugging_face_error(tmp_path: Path, **keys: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_hugging_face(tmp_path, **keys)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/config.json: ")
+    return message.removeprefix(f"{tmp_path}/config.json: ")
+
+
+def test_what_hugging_face_takes_for_keys_that_are_not_there(tmp_path: Path) -> None:
+    assert read_hugging_face(tmp_path) == BertConfig(
+        vocab_size=30522,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        hidden_act="gelu_erf",
+        max_position_embeddings=512,
+        type_vocab_size=2,
+        layer_norm_eps=1e-12,
+    )
+
+
+def test_its_epsilon_and_token_types_count(tmp_path: Path) -> None:
+    config = read_hugging_face(tmp_path, layer_norm_eps=1e-5, type_vocab_size=1)
+    assert (config.layer_norm_eps, config.type_vocab_size) == (1e-5, 1)
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "hidden_act"),
+    [
+        *(("gelu", "gelu_erf"), ("GELU", "gelu_erf"), ("gelu_python", "gelu_erf")),
+        *(("gelu_new", "gelu"), ("gelu_pytorch_tanh", "gelu"), ("gelu_fast", "gelu")),
+        *(("relu", "relu"), ("tanh", "tanh"), ("linear", "linear")),
+    ],
+)
+def test_its_gelu_is_the_erf_form(tmp_path: Path, value: str, hidden_act: str) -> None:
+    assert read_hugging_face(tmp_path, hidden_act=value).hidden_act == hidden_act
+
+
+@pytest.mark.parametrize("value", ["silu", "quick_gelu", 1, ["gelu"]])
+def test_its_other_activations_are_refused(tmp_path: Path, value: object) -> None:
+    assert hugging_face_error(tmp_path, hidden_act=value) == (
+        '"hidden_act" must be one of gelu, gelu_python, gelu_new, gelu_fast, '
+        f"gelu_pytorch_tanh, relu, tanh, linear; found {json.dumps(value)}"
+    )
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["roberta", "distilbert", "deberta-v2", "modernbert", "xlm-roberta", "albert", 7],
+)
+def test_another_model_is_refused_by_its_type(
+    tmp_path: Path, model_type: object
+) -> None:
+    expected = (
+        f'"model_type" is {json.dumps(model_type)}: only "bert" is read here, and '
+        "another model with its weights would give vectors of no meaning"
+    )
+    assert hugging_face_error(tmp_path, model_type=model_type) == expected
+    assert read_error(write_config(tmp_path, model_type=model_type)) == expected
+
+
+def test_before_there_were_types_the_architecture_says_it(tmp_path: Path) -> None:
+    assert read_hugging_face(tmp_path, architectures=["BertForMaskedLM"])
+    assert read_hugging_face(tmp_path, architectures=None)
+    # Whoever builds on BERT gives it a name.
+    assert read_hugging_face(tmp_path, model_type="bert", architectures=["ColBERT"])
+    for value in (["RobertaModel"], "BertModel", [1], {"a": 1}):
+        assert hugging_face_error(tmp_path, architectures=value) == (
+            '"architectures" must be those of a BERT, such as ["BertModel"]; found '
+            + json.dumps(value)
+        )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "plain"),
+    [
+        ("position_embedding_type", "relative_key_query", '"absolute"'),
+        ("position_embedding_type", "alibi", '"absolute"'),
+        ("is_decoder", True, "false"),
+        ("add_cross_attention", True, "false"),
+        ("pruned_heads", {"0": [1]}, "{}"),
+        ("quantization_config", {"bits": 8}, "null"),
+    ],
+)
+def test_what_makes_it_another_model_is_refused(
+    tmp_path: Path, key: str, value: object, plain: str
+) -> None:
+    assert hugging_face_error(tmp_path, **{key: value}) == (
+        f'"{key}" is {json.dumps(value)}: of a BERT with anything but {plain} there '
+        "the vectors are not computed here"
+    )
+
+
+def test_a_program_of_its_own_is_refused(tmp_path: Path) -> None:
+    own = {"AutoModel": "modeling_bert.JinaBertModel"}
+    assert hugging_face_error(tmp_path, auto_map=own) == (
+        f'"auto_map" names a program of its own for the model, {json.dumps(own)}: only '
+        "BERT as it was published is computed here, and no code that comes with a "
+        "checkpoint is run"
+    )
+    assert read_hugging_face(tmp_path, auto_map={}).hidden_size == 128
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.0, -1e-12, 1.5, True, "1e-12", None, []])
+def test_an_epsilon_of_no_use(tmp_path: Path, value: object) -> None:
+    assert hugging_face_error(tmp_path, layer_norm_eps=value) == (
+        f'"layer_norm_eps" must be a number between 0 and 1; found {json.dumps(value)}'
+    )
+
+
+def test_a_missing_size_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"is this the config\.json of a BERT"):
+        BertConfig.from_json_file(str(path), HUGGING_FACE)
+
+
+def test_its_config_beside_a_tensorflow_checkpoint(tmp_path: Path) -> None:
+    path = write_config(tmp_path, model_type="bert", layer_norm_eps=1e-5)
+    config = BertConfig.from_json_file(path)
+    assert (config.hidden_act, config.layer_norm_eps) == ("gelu", 1e-12)
+    assert config.warnings == (
+        f"{path}: is a config of Hugging Face's beside a TensorFlow checkpoint; it is "
+        'read as Google\'s code would: "gelu" is the tanh form, and layer_norm_eps is '
+        "1e-12",
+    )
 
 
 def test_variables_of_the_smallest_bert() -> None:

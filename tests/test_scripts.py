@@ -254,11 +254,13 @@ def test_a_flagfile_runs(flagfile: Path, tiny_bert: Path, tmp_path: Path) -> Non
         ("multilingual-cased", False, "-1,-2,-3,-4"),
         ("chinese", True, "-1,-2,-3,-4"),
         ("ner-features", False, "-4,-3,-2,-1"),
-        ("all-layers", True, "embeddings,all"),
-        ("cron", True, "-1,-2,-3,-4"),
+        ("all-layers", None, "embeddings,all"),
+        ("cron", None, "-1,-2,-3,-4"),
     ],
 )
-def test_what_a_flagfile_says(name: str, do_lower_case: bool, layers: str) -> None:
+def test_what_a_flagfile_says(
+    name: str, do_lower_case: bool | None, layers: str
+) -> None:
     options, job = parse(f"--flagfile={REPOSITORY}/configs/{name}.flags")
     assert (options["do_lower_case"], options["layers"]) == (do_lower_case, layers)
     assert job["resume"] == (name == "cron")
