@@ -76,22 +76,25 @@ def windows(
 ) -> Iterator[list[list[Features]]]:
     """Cuts a stream into windows of whole groups, in order.
 
-    A window has about `max_tokens` tokens. An entry for which the model computes
-    nothing counts like a token: its zeros have to be written, too.
+    A window has about `max_tokens` tokens; the first has half of them, so that of a
+    short input something is written while the rest is computed. An entry for which the
+    model computes nothing counts like a token: its zeros have to be written, too.
 
     If a line cannot be read, what came before in whole groups is still given, and then
     the error is raised.
     """
     window: list[list[Features]] = []
     num_tokens = num_parts = 0
+    most = max_tokens // 2
     try:
         for group in groups(features):
             window.append(group)
             num_tokens += sum(part.size for part in group)
             num_parts += len(group)
-            if num_tokens >= max_tokens or num_parts >= _MAX_WINDOW_LINES:
+            if num_tokens >= most or num_parts >= _MAX_WINDOW_LINES:
                 yield window
                 window, num_tokens, num_parts = [], 0, 0
+                most = max_tokens
     except BertExtractError:
         if window:
             yield window

@@ -61,10 +61,11 @@ def test_a_device_can_want_multiples() -> None:
     ]
 
 
-def test_windows_end_after_whole_groups() -> None:
+def test_windows_end_after_whole_groups_and_the_first_is_a_short_one() -> None:
     lines = [line(10, unique_id=i) for i in range(50)]
     cut = list(windows(lines, max_tokens=100))
-    assert [[len(group) for group in window] for window in cut] == [[8, 8]] * 3 + [[2]]
+    sizes = [[len(group) for group in window] for window in cut]
+    assert sizes == [[8], [8, 8], [8, 8], [8, 2]]
     ids = [part.unique_id for window in cut for group in window for part in group]
     assert ids == [*range(50)]
 
@@ -91,7 +92,7 @@ def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(seed: int) -
 def test_entries_without_a_token_fill_a_window_too() -> None:
     zeros = replace(line(0), part=Part(num_entries=1000))
     sizes = [len(window) for window in windows([zeros] * 64, max_tokens=16_000)]
-    assert sizes == [2, 2, 2, 2]
+    assert sizes == [1, 2, 2, 2, 1]
 
 
 def test_a_window_of_blank_lines_is_bounded() -> None:
@@ -108,8 +109,11 @@ def test_windows_are_cut_lazily() -> None:
             taken += 1
             yield line(10)
 
-    next(windows(lines(), max_tokens=100))
-    assert taken == 16
+    cut = windows(lines(), max_tokens=100)
+    next(cut)
+    assert taken == 8
+    next(cut)
+    assert taken == 24
 
 
 @pytest.mark.parametrize(("num_read", "sizes"), [(0, []), (7, []), (20, [16, 0])])
