@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
+from bert_extract.bundle_index import Entry, Index, parse_index, read_varint
 from bert_extract.checkpoint_format import Source, Stored
 from bert_extract.errors import CheckpointError
 
 # A checkpoint is a prefix that several files share; people often paste one of the
 # files.
 _FILE_OF_CHECKPOINT = re.compile(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})")
+
+# Of a number of 64 bits, in bytes.
+_LONGEST_VARINT = 10
 
 
 class Bundle:
@@ -41,10 +45,7 @@ class Bundle:
                     dtypes=dtypes,
                 )
         except tf.errors.OpError as error:
-            raise CheckpointError(
-                f"{self.path}: the weights cannot be read ({_reason(error)}): "
-                "copy or download the checkpoint's files again"
-            ) from error
+            raise _unreadable(self.path, error) from error
         tensors.reverse()
         while tensors:
             yield tensors.pop()
@@ -196,21 +197,78 @@ def list_variables(prefix: str) -> dict[str, Stored]:
     """Every variable in the index of a checkpoint, by its name there.
 
     Raises:
-        CheckpointError: there is no such index, or it is damaged.
+        CheckpointError: there is no such index, it is damaged, or the data files are
+            shorter than it says.
     """
-    # Not tf.train.load_checkpoint: where a folder has the prefix's name, it would
-    # open that folder's latest checkpoint instead.
+    index_file = f"{prefix}.index"
     try:
-        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
-        shapes = reader.get_variable_to_shape_map()
-        dtypes = reader.get_variable_to_dtype_map()
-    # The reader raises a status "out of range" or "invalid argument" as Python's own.
-    except (tf.errors.OpError, IndexError, ValueError) as error:
+        with tf.io.gfile.GFile(index_file, "rb") as reader:
+            index = parse_index(reader.read())
+    # UnicodeDecodeError, of a name in it, is a ValueError.
+    except (tf.errors.OpError, ValueError) as error:
         raise CheckpointError(
-            f"{prefix}.index: expected the index of a TF1 checkpoint; found a damaged "
-            f"or other file ({_reason(error)}): copy or download it again"
+            f"{index_file}: expected the index of a TensorFlow checkpoint; found a "
+            f"damaged or other file ({_reason(error)}): copy or download it again"
         ) from error
-    return {name: Stored(tuple(shapes[name]), dtypes[name].name) for name in shapes}
+    try:
+        _check_data_files(prefix, index)
+    except (tf.errors.OpError, ValueError) as error:
+        raise _unreadable(prefix, error) from error
+    return {
+        name: Stored(entry.shape, entry.dtype) for name, entry in index.entries.items()
+    }
+
+
+def _unreadable(prefix: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{prefix}: the weights cannot be read ({_reason(error)}): "
+        "copy or download the checkpoint's files again"
+    )
+
+
+def _check_data_files(prefix: str, index: Index) -> None:
+    """Checks that what the index says is there: it is what memory is taken by.
+
+    Raises:
+        ValueError: it is not.
+        tf.errors.OpError: a data file is not.
+    """
+    all_stored = [*index.entries.values(), *index.parts]
+    for shard in sorted({entry.shard for entry in all_stored}):
+        data_file = f"{prefix}.data-{shard:05d}-of-{index.num_shards:05d}"
+        here = [entry for entry in all_stored if entry.shard == shard]
+        # No two share bytes.
+        expected = max(
+            sum(entry.num_bytes for entry in here),
+            *(entry.offset + entry.num_bytes for entry in here),
+        )
+        stat = tf.io.gfile.stat(data_file)
+        if stat.is_directory:
+            raise ValueError(f"{data_file}; Is a directory")
+        if stat.length < expected:
+            raise ValueError(
+                f"{data_file} has {stat.length} bytes; by the index it has {expected}"
+            )
+        # A string's length stands in front of it, and memory is taken by that.
+        strings = [entry for entry in here if entry.dtype == "string"]
+        _check_strings(data_file, [entry for entry in strings if entry.shape == ()])
+    num_bytes_of_parts = sum(part.num_bytes for part in index.parts)
+    for name, entry in index.entries.items():
+        if entry.has_parts and entry.num_values > num_bytes_of_parts:
+            raise ValueError(
+                f"{name} has the shape {list(entry.shape)}, and its parts have not"
+            )
+
+
+def _check_strings(data_file: str, entries: Sequence[Entry]) -> None:
+    with tf.io.gfile.GFile(data_file, "rb") as reader:
+        for entry in entries:
+            reader.seek(entry.offset)
+            length, _ = read_varint(reader.read(_LONGEST_VARINT), 0)
+            if length > entry.num_bytes:
+                raise ValueError(
+                    f"{data_file}: a string of {length} bytes in {entry.num_bytes}"
+                )
 
 
 def _reason(error: Exception) -> str:

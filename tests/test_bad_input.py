@@ -238,7 +238,10 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
     "checkpoint index is cut": (
         cut("bert_model.ckpt.index", 100),
         1,
-        ["bert_model.ckpt.index: expected the index of a TF1 checkpoint; found a dama"],
+        [
+            "bert_model.ckpt.index: expected the index of a TensorFlow checkpoint; "
+            "found a damaged or other file"
+        ],
     ),
     "checkpoint data are cut": (
         cut("bert_model.ckpt.data-00000-of-00001", 200_000),

@@ -506,7 +506,8 @@ def test_the_data_file_is_truncated(prefix: str, keep: int) -> None:
     content = data_file(prefix).read_bytes()
     data_file(prefix).write_bytes(content[:keep])
     assert load_error(prefix) == (
-        f": the weights cannot be read (Read less bytes than requested): {READ_AGAIN}"
+        f": the weights cannot be read ({data_file(prefix)} has {len(content[:keep])} "
+        f"bytes; by the index it has {len(content)}): {READ_AGAIN}"
     )
 
 
@@ -524,17 +525,17 @@ def test_a_flipped_bit_in_the_weights(prefix: str, offset: int) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda content: b"", "file is too short to be an sstable"),
-        (lambda content: content[:-10], "not an sstable (bad magic number)"),
-        (lambda content: content[:600], "not an sstable (bad magic number)"),
-        (lambda content: b"<html>" * 100, "not an sstable (bad magic number)"),
+        (lambda content: b"", "it is too short"),
+        (lambda content: content[:-10], "it does not end as an index does"),
+        (lambda content: content[:600], "it does not end as an index does"),
+        (lambda content: b"<html>" * 100, "it does not end as an index does"),
         (
             # The 48 bytes of the footer say where two blocks are, offset and size as
             # varints; the second is moved far behind the end.
             lambda content: (
                 content[:-48] + b"\0\0\x80\x80\x40\x20".ljust(40, b"\0") + content[-8:]
             ),
-            "Read less bytes than requested",
+            "a block of it lies behind its end",
         ),
     ],
 )
@@ -544,8 +545,8 @@ def test_the_index_is_damaged(
     index_file = Path(f"{prefix}.index")
     index_file.write_bytes(damage(index_file.read_bytes()))
     assert load_error(prefix) == (
-        ".index: expected the index of a TF1 checkpoint; found a damaged or other "
-        f"file ({reason}): copy or download it again"
+        ".index: expected the index of a TensorFlow checkpoint; found a damaged or "
+        f"other file ({reason}): copy or download it again"
     )
 
 
