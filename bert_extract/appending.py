@@ -15,6 +15,10 @@ _BLOCK_SIZE = 4096
 
 Buffer = bytes | bytearray | memoryview
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a disk says that is not there any more, or a network's.
+_GONE = (errno.EIO, errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EROFS)
+
 
 def crash_point(name: str) -> None:
     """Does nothing. Tests replace it in their process, to die exactly there."""
@@ -28,8 +32,9 @@ def explaining(
 
     Args:
       path: the output, for the message.
-      num_bytes: how long the output is so far; a message of a full disk says it.
-      can_resume: whether a full disk's message may advise `--resume`.
+      num_bytes: how long the output is so far; a message of a disk that is full or
+        gone says it.
+      can_resume: whether that message may advise `--resume`.
     """
     try:
         yield
@@ -38,13 +43,14 @@ def explaining(
     except OSError as error:
         way_out = ""
         go_on = " and give the same command with --resume to go on" * can_resume
-        if num_bytes is not None and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        ):
+        if num_bytes is not None and error.errno in _NO_ROOM:
             way_out = (
                 f". The output needed {num_bytes:,} bytes so far; make room{go_on}"
+            )
+        elif num_bytes is not None and error.errno in _GONE:
+            way_out = (
+                f". The output has {num_bytes:,} bytes so far; find out what became of "
+                f"its disk{go_on}"
             )
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot write it: {reason}{way_out}") from error

@@ -261,6 +261,10 @@ class PartialWriter:
         self._file.flush()
         appending.crash_point("flush")
         os.fsync(self._descriptor)
+        # A file system that was unmounted takes writes as before, for hours, and there
+        # is no place any more where the output could appear.
+        if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._partial)):
+            raise OSError(errno.ESTALE, "another file has taken its place")
 
     def _finish_run_file(self) -> None:
         appending.crash_point("rename")
@@ -301,6 +305,7 @@ class PartialWriter:
 
     def suspend(self) -> int:
         """Ends an unfinished run; returns how many records can be gone on with."""
+        appending.crash_point("suspend")
         # After a call that failed or was interrupted, what was durable before it is
         # left as it is; the next run finds the whole records behind it.
         if self._is_at_rest:

@@ -1,13 +1,15 @@
 """The command in a process that can die at a chosen point; see test_crash.py.
 
 The environment variable CRASH is a JSON object: {"name": "write", "number": 3} kills
-the process at the third crash point of that name.
+the process at the third crash point of that name. With "hangs": true it says so on
+standard error, and waits there for somebody to end it.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 
 from bert_extract import appending, batching, cli
 
@@ -21,6 +23,9 @@ def crash_point(name: str) -> None:
     if name == wanted.get("name"):
         num_passed += 1
         if num_passed == wanted["number"]:
+            if wanted.get("hangs"):
+                print(f"hangs at {name}", file=sys.stderr, flush=True)
+                time.sleep(1000)
             os.kill(os.getpid(), signal.SIGKILL)
 
 

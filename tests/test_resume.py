@@ -1,11 +1,13 @@
 """--resume, signals and full disks, seen from outside the process."""
 
 import contextlib
+import fcntl
 import gzip
 import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -321,30 +323,40 @@ def test_who_ignores_a_signal_is_not_stopped_by_it(
     assert files.output_file.exists()
 
 
-def test_a_second_signal_ends_at_once(tiny_bert: Path, tmp_path: Path) -> None:
-    """The first one waits for a pipe that nobody reads from."""
-    os.mkfifo(tmp_path / "fifo")
-    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    input_file = write_input(tmp_path / "in.txt", 20_000)
+@pytest.mark.parametrize(
+    "second", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_second_signal_ends_at_once(
+    tiny_bert: Path, tmp_path: Path, second: signal.Signals
+) -> None:
+    """It comes while the run cleans up after the first one, and cannot end."""
     command = Command(tiny_bert)
-    flags: dict[str, Any] = {"input_file": input_file, "output_file": tmp_path / "fifo"}
-    try:
-        with started(command.start(**flags)) as process:
-            wait_for(lambda: bool(_peek(reader)))
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=10)
-        assert process.returncode == -signal.SIGTERM
-    finally:
-        os.close(reader)
-
-
-def _peek(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 1)
-    except BlockingIOError:
-        return b""
+    files = Files(write_input(tmp_path / "in.txt", 60_000), tmp_path / "out.jsonl")
+    summary_file = tmp_path / "summary.json"
+    crash = {"name": "suspend", "number": 1, "hangs": True}
+    flags = files.knobs(summary_file=summary_file)
+    with started(command.start(crash=crash, **flags)) as process:
+        wait_for(lambda: size_of(files.partial) > 0)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        said = ""
+        while "hangs at suspend\n" not in said:
+            line = process.stderr.readline()
+            assert line, said  # else it has ended
+            said += line
+        time.sleep(0.5)
+        assert process.poll() is None
+        start = time.monotonic()
+        process.send_signal(second)
+        _, said = process.communicate(timeout=10)
+        assert time.monotonic() - start < 5  # seconds
+    assert process.returncode == -second
+    assert said == ""
+    # Nothing of the end was done, and what is there can be gone on with.
+    assert not summary_file.exists()
+    assert sorted(os.listdir(tmp_path)) == [
+        *("in.txt", "out.jsonl.partial", "out.jsonl.partial.run.json")
+    ]
 
 
 # ---------------------------------------------------------------------- full disks
@@ -393,6 +405,99 @@ def test_a_disk_that_fills_up(tiny_bert: Path, tmp_path: Path) -> None:
         assert summary_of(summary_file)["resumed_lines"] > 100
         assert sha256(output_file) == sha256(whole)
         assert sorted(os.listdir(disk)) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+def shut_down(disk: Path) -> None:
+    """From now on the disk says to everything that it cannot."""
+    descriptor = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", 1))
+    finally:
+        os.close(descriptor)
+
+
+# Of Linux' fs/ext4/ext4.h; 1 is to write the journal before.
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+
+
+@contextlib.contextmanager
+def mounted_image(tmp_path: Path) -> Iterator[Callable[[], Path]]:
+    """Gives what mounts a disk, an image of one, wherever it was mounted before."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(256 << 20)
+    if subprocess.run(["mkfs.ext4", "-q", image], check=False).returncode:
+        pytest.skip("no file system can be made here")
+
+    def mount() -> Path:
+        subprocess.run(["umount", folder], capture_output=True, check=False)
+        completed = subprocess.run(
+            ["mount", "-o", "loop", image, folder], capture_output=True, check=False
+        )
+        if completed.returncode:
+            pytest.skip("no file system can be mounted here")
+        return folder
+
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", folder], capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("vanish", "reason"),
+    [
+        pytest.param(
+            lambda disk: subprocess.run(["umount", "-l", disk], check=True),
+            "No such file or directory",
+            id="unmounted",
+        ),
+        pytest.param(
+            shut_down, "Input/output error", id="dead", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_disk_that_vanishes(
+    engine: Engine,
+    tiny_bert: Path,
+    tmp_path: Path,
+    vanish: Callable[[Path], None],
+    reason: str,
+) -> None:
+    command = Command(tiny_bert)
+    input_file = write_input(tmp_path / "in.txt", 20_000)
+    with mounted_image(tmp_path) as mount:
+        disk = mount()
+        files = Files(input_file, disk / "out.jsonl")
+        with started(command.start(**files.knobs())) as process:
+            wait_for(lambda: size_of(files.partial) > 8 << 20)
+            vanish(disk)
+            start = time.monotonic()
+            _, stderr = process.communicate(timeout=TIME_LIMIT)
+            # It does not go on for hours, at most to the end of the window.
+            assert time.monotonic() - start < 20  # seconds
+        assert process.returncode == 1
+        assert f"{files.partial}: cannot write it: {reason}. The output has " in stderr
+        assert (
+            "bytes so far; find out what became of its disk and give the same command "
+            "with --resume to go on\n"
+        ) in stderr
+        assert "Traceback" not in stderr
+        if os.path.ismount(disk):
+            subprocess.run(["umount", disk], check=True)
+        assert os.listdir(disk) == []  # nothing was written beside the disk
+        mount()
+        summary_file = tmp_path / "summary.json"
+        completed = command.run(**files.knobs(resume=True, summary_file=summary_file))
+        assert completed.returncode == 0, completed.stderr
+        assert summary_of(summary_file)["resumed_lines"] > 1000
+        whole = tmp_path / "whole.jsonl"
+        run(engine, input_file=input_file, output_file=whole)
+        assert sha256(files.output_file) == sha256(whole)
+        assert sorted(os.listdir(disk)) == [
+            *("lost+found", "out.jsonl", "out.jsonl.run.json")
+        ]
 
 
 def test_a_file_size_limit(engine: Engine, files: Files) -> None:
