@@ -376,7 +376,7 @@ def test_files_that_the_readme_links_to_exist() -> None:
 
 
 def test_headings_that_the_readme_links_to_exist() -> None:
-    headings = re.findall(r"^## (.*)$", TEXT, re.MULTILINE)
-    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    headings = re.findall(r"^##+ (.*)$", TEXT, re.MULTILINE)
+    anchors = {re.sub("[^a-z -]", "", h.lower()).replace(" ", "-") for h in headings}
     for link in re.findall(r"\]\(#([^)]+)\)", TEXT):
         assert link in anchors

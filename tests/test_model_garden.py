@@ -1,6 +1,7 @@
 """Object-based TF2 checkpoints of the Model Garden's classes."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,29 @@ def test_what_the_classes_compute_is_reproduced(name: str) -> None:
             np.testing.assert_allclose(found, layer, rtol=0, atol=5e-6)
 
 
+def test_a_folder_as_it_is_published(tmp_path: Path) -> None:
+    for path in (GOLDEN_DIR / "bert_encoder").iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    for name in ("vocab.txt", "bert_config.json"):
+        shutil.copyfile(GOLDEN_DIR / name, tmp_path / name)
+    extractor = FeatureExtractor(model_dir=str(tmp_path), max_seq_length=8, layers="1")
+    (record,) = extractor.extract(["w1 w2 w3"])
+    (expected, *_) = read_features(str(GOLDEN_DIR / "expected.jsonl"))
+    np.testing.assert_allclose(record.layers[0], expected.layers[1], atol=5e-6)
+
+
+def test_a_folder_of_a_training_run_has_no_config(tmp_path: Path) -> None:
+    for path in (GOLDEN_DIR / "pretrainer").iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    (tmp_path / "params.yaml").write_text("runtime: {}\n")
+    with pytest.raises(CheckpointError) as caught:
+        FeatureExtractor(model_dir=str(tmp_path))
+    assert "looked for vocab.txt or tokenizer.json; in the folder is " in (
+        str(caught.value)
+    )
+    assert "params.yaml" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_weight_that_the_classes_wrote_is_read(
     name: str, weights: Weights
@@ -178,7 +202,9 @@ def test_the_pooler_is_found_and_not_needed(
     for kind in ("kernel", "bias"):
         name = f"bert/pooler/dense/{kind}"
         (tensor,) = checkpoint.read(checkpoint.source(name).names)
-        np.testing.assert_array_equal(tensor, weights.pop(name))
+        np.testing.assert_array_equal(tensor, weights[name])
+    assert len(load_weights(prefix, CONFIG, with_pooler=True).weights) == 37 + 2
+    del weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
     prefix = write_encoder(tmp_path / "b", weights, encoder_class, NUM_HEADS)
     assert assert_loads(prefix, weights) == ()
 
