@@ -146,6 +146,14 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
         (["--do_lower_case=perhaps"], "do_lower_case"),
         (["--errors=surrogateescape"], "errors"),
         (["--layers"], "layers"),
+        (
+            # Even those that it has anyway: they would have no effect.
+            [
+                *("--unit=sentence", "--sentence_pooling=pooler"),
+                "--layers=-1,-2,-3,-4",
+            ],
+            "--layers: with --sentence_pooling=pooler there are no layers to choose",
+        ),
         (["--flagfile=/none/x.flags"], "/none/x.flags"),
         ([], "--vocab_file must be given"),
     ],

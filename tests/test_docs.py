@@ -212,7 +212,7 @@ def test_what_is_shown_as_output_is_the_output_of_the_block_before(
         if block.language == "text" and not block.text.startswith((DOWNLOAD, DIAGRAM)):
             assert_shows(before, block.text)
             num_compared += 1
-    assert num_compared == 2
+    assert num_compared == 3
 
 
 def test_the_outputs_of_the_blocks_are_whole(
@@ -222,6 +222,9 @@ def test_the_outputs_of_the_blocks_are_whole(
     for name, num_records in (
         ("output.jsonl", 12),
         ("features.jsonl.gz", 6),
+        ("words.jsonl", 12),
+        ("sentences.jsonl", 12),
+        ("long.jsonl", 12),
         ("corpus.jsonl", 18),
         ("sample.jsonl.gz", 12),
         ("sample_data/output.jsonl", 12),

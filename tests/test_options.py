@@ -156,3 +156,52 @@ def test_options_are_frozen_and_named() -> None:
         Options(**FILES).batch_size = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         Options("vocab.txt")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"unit": "token"}, "--unit must be one of wordpiece, word, sentence"),
+        ({"word_pooling": "max"}, "--word_pooling must be one of first, mean, last"),
+        ({"word_pooling": "first"}, "--word_pooling=first is for --unit=word"),
+        ({"sentence_pooling": "cls"}, "--sentence_pooling=cls is for --unit=sentence"),
+        (
+            {"unit": "word", "sentence_pooling": "max"},
+            "--sentence_pooling=max is for --unit=sentence; found --unit=word",
+        ),
+        ({"layer_pooling": "max"}, "--layer_pooling must be one of none, mean, sum"),
+        ({"long_text": "cut"}, "--long_text must be one of truncate, window"),
+        ({"doc_stride": 8}, "--doc_stride=8 is for --long_text=window"),
+        ({"doc_stride": -1}, "--doc_stride must be at least 0"),
+        (
+            {"doc_stride": 31, "long_text": "window", "max_seq_length": 32},
+            "--doc_stride=31: a window has room for 30 wordpieces",
+        ),
+        (
+            {"unit": "sentence", "sentence_pooling": "pooler", "layers": "-2"},
+            "--layers=-2: with --sentence_pooling=pooler there are no layers",
+        ),
+        (
+            {"unit": "sentence", "sentence_pooling": "pooler", "layer_pooling": "sum"},
+            "--layer_pooling=sum: with --sentence_pooling=pooler",
+        ),
+    ],
+)
+def test_units_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        Options(**FILES, **knobs).check()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"unit": "word", "word_pooling": "first"},
+        {"unit": "sentence", "sentence_pooling": "pooler"},
+        {"long_text": "window", "doc_stride": 30, "max_seq_length": 32},
+        {"long_text": "window", "doc_stride": 1, "max_seq_length": 3},
+        {"unit": "word", "long_text": "window", "layer_pooling": "concat"},
+    ],
+)
+def test_units_that_go_together(knobs: dict[str, Any]) -> None:
+    Options(**FILES, **knobs).check()

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from nasty_text import nasty_lines
 from numpy.typing import NDArray
-from running import options_for
+from running import options_for, write_random_model
 
-from bert_extract import FeatureExtractor, Record
+from bert_extract import CheckpointError, FeatureExtractor, Record
+from bert_extract.checkpoint import load_weights
+from bert_extract.config import BertConfig
+from bert_extract.engine import Engine
 from bert_extract.examples import parse_line
+from bert_extract.progress import Summary
 from bert_extract.records import JsonFormatter
 from bert_extract.tokenization import Tokenizer, Vocab
 
@@ -297,3 +302,106 @@ def test_each_vector_is_that_of_a_window_run_by_hand(
     for place, span in enumerate(spans):
         expected = layer_of[span][place - span[0] + 1]
         assert found[place + 1].tolist() == expected.tolist()
+
+
+# ------------------------------------------------------------------------ the pooler
+
+
+def test_the_pooler_is_a_dense_layer_on_cls(
+    tiny_bert: Path, runs: Runs, lines: list[str]
+) -> None:
+    config = BertConfig.from_json_file(str(tiny_bert / "bert_config.json"))
+    prefix = str(tiny_bert / "bert_model.ckpt")
+    weights = load_weights(prefix, config, with_pooler=True).weights
+    kernel = weights["bert/pooler/dense/kernel"].numpy()
+    bias = weights["bert/pooler/dense/bias"].numpy()
+    options = options_for(tiny_bert, unit="sentence", sentence_pooling="pooler")
+    extractor = FeatureExtractor(options)
+    pooled = list(extractor.extract(lines))
+    for pieces, record in zip(runs(offsets=True), pooled, strict=True):
+        assert record.tokens == ("[POOLER]",)
+        assert record.indexes == ("pooler",)
+        last = pieces.layers[0].astype(np.float64)
+        expected = np.tanh(last[0] @ kernel + bias)
+        np.testing.assert_allclose(record.layers[0], [expected], atol=1e-6)
+    for place in (0, 3, 40):
+        (alone,) = extractor.extract([lines[place]])
+        assert alone.layers[0].tobytes() == pooled[place].layers[0].tobytes()
+
+
+def test_a_checkpoint_without_a_pooler_will_do_for_all_else(tmp_path: Path) -> None:
+    model_dir = write_random_model(tmp_path, num_hidden_layers=4)
+    weights = read_tf1_checkpoint(model_dir / "bert_model.ckpt")
+    without = {name: w for name, w in weights.items() if "pooler" not in name}
+    write_tf1_checkpoint(model_dir / "bert_model.ckpt", without)
+    options = options_for(model_dir, unit="sentence")
+    (record,) = FeatureExtractor(options).extract(["w1 w2"])
+    assert record.tokens == ("[MEAN]",)
+    options = options_for(model_dir, unit="sentence", sentence_pooling="pooler")
+    with pytest.raises(CheckpointError, match="no pooler") as caught:
+        FeatureExtractor(options)
+    assert "bert/pooler/dense/kernel" in str(caught.value)
+    assert "take mean, cls or max" in str(caught.value)
+
+
+# ------------------------------------------------------------------------ the counts
+
+
+@pytest.mark.parametrize(
+    ("knobs", "counts"),
+    [
+        # Two words are no token's, and "wet" is cut between its wordpieces.
+        ({"max_seq_length": 6}, {"words_without_vector": 5, "words_cut": 1}),
+        ({"max_seq_length": 32}, {"words_without_vector": 2, "words_cut": 0}),
+        (
+            {"max_seq_length": 6, "long_text": "window"},
+            {"words_without_vector": 2, "words_cut": 0},
+        ),
+    ],
+)
+def test_words_without_a_vector_are_counted(
+    tiny_bert: Path, knobs: dict[str, Any], counts: dict[str, int]
+) -> None:
+    tiny = Engine(options_for(tiny_bert, unit="word", **knobs))
+    tiny.load()
+    summary = Summary()
+    line = "the \x01 river \u200b unaffable bank was ?"
+    list(tiny.run([parse_line(line, 0)], list, summary))
+    assert {name: getattr(summary, f"num_{name}") for name in counts} == counts
+    assert summary.num_lines == 1
+    assert summary.num_windowed == ("long_text" in knobs)
+    assert summary.num_truncated == (counts["words_without_vector"] == 5)
+
+
+def test_lines_in_windows_and_truncated_pairs_are_counted(tiny_bert: Path) -> None:
+    tiny = Engine(options_for(tiny_bert, long_text="window"))
+    tiny.load()
+    summary = Summary()
+    texts = ["river " * 40, "the bank", "river " * 30 + "||| bank", "a ||| b"]
+    list(tiny.run([parse_line(t, i) for i, t in enumerate(texts)], list, summary))
+    assert (summary.num_lines, summary.num_windowed, summary.num_pairs) == (4, 1, 2)
+    assert (summary.num_truncated, summary.num_truncated_pairs) == (1, 1)
+    # Windows of 32, 27 tokens; 4; 32; 5.
+    assert summary.num_tokens == 32 + 27 + 4 + 32 + 5
+    assert summary.num_slots >= summary.num_tokens
+
+
+def test_a_very_long_line_of_words_that_the_model_does_not_see(tiny_bert: Path) -> None:
+    """Entries for all of them, in parts of bounded size, that cost no computing."""
+    tiny = Engine(options_for(tiny_bert, unit="word", layers="-1"))
+    tiny.load()
+    summary = Summary()
+    texts = ["river bank " * 15_000, "river " * 5_000 + "||| bank", "the end"]
+    examples = [parse_line(text, number) for number, text in enumerate(texts)]
+    groups = [records for _, records, _ in tiny.run(examples, list, summary)]
+    parts = [record for records in groups for record in records]
+    assert max(len(part.tokens) for part in parts) <= 1024
+    assert sum(len(part.tokens) for part in parts) == 30_000 + 5_001 + 2
+    assert sum(part.is_last for part in parts) == summary.num_lines == 3
+    assert summary.num_words_without_vector == 30_000 - 30 + 5_000 - 28
+    assert summary.num_tokens < 32 + 3 * 32
+    last_word = [part for part in parts if part.linex_index == 1][-1]
+    assert last_word.tokens[-1] == "bank"
+    assert last_word.texts is not None
+    assert last_word.texts[-1] == "b"
+    assert last_word.layers[0][-1].any()
