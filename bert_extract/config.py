@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bert_extract.errors import ConfigError
+from bert_extract.small_files import read_bytes
 
 # What a config is called, and whose code its keys are meant for.
 GOOGLE = "bert_config.json"
@@ -197,7 +198,9 @@ def variable_shapes(
 
 
 def _read_json_object(bert_config_file: str) -> dict[str, Any]:
-    content = _read_bytes(bert_config_file)
+    content = read_bytes(
+        bert_config_file, ConfigError, "cannot read the bert_config.json"
+    )
     if content.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(
             f"{bert_config_file}: expected JSON in UTF-8 without a byte order mark; "
@@ -220,30 +223,6 @@ def _read_json_object(bert_config_file: str) -> dict[str, Any]:
             f"bert_config.json; found {_shorten(json_object)}"
         )
     return json_object
-
-
-def _read_bytes(bert_config_file: str) -> bytes:
-    if "://" not in bert_config_file:
-        try:
-            with open(bert_config_file, "rb") as reader:
-                return reader.read()
-        except OSError as error:
-            raise ConfigError(
-                f"{bert_config_file}: cannot read the bert_config.json: "
-                f"{error.strerror}"
-            ) from error
-    # Only remote paths pay for the import: the config is read before TensorFlow
-    # has to be there.
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(bert_config_file, "rb") as reader:
-            content: bytes = reader.read()
-    except tf.errors.OpError as error:
-        raise ConfigError(
-            f"{bert_config_file}: cannot read the bert_config.json: {error.message}"
-        ) from error
-    return content
 
 
 def _size(bert_config_file: str, key: str, value: object, limit: int) -> int:

@@ -33,7 +33,8 @@ from bert_extract.pipeline import Pipeline
 from bert_extract.pooling import Layers, mix_layers
 from bert_extract.progress import Summary
 from bert_extract.records import Record
-from bert_extract.tokenization import Tokenizer, Vocab, case_warning
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab, case_warning
 
 # Lines that are tokenized in one call: below 256 the call itself costs more than the
 # work, above some thousands nothing is gained.

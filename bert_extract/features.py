@@ -16,7 +16,8 @@ from bert_extract.errors import OptionsError
 from bert_extract.examples import Example
 from bert_extract.long_lines import Text
 from bert_extract.pooling import Carry
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # Characters from which on a text is only cut as far as it matters. Cutting all of it
 # takes 80 times its size in memory and half a second a megabyte.

@@ -28,7 +28,8 @@ from bert_extract.features import (
 from bert_extract.long_lines import Text
 from bert_extract.pooling import Carry
 from bert_extract.sliding import Window, Wordpieces, joined, slide
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # The most words of one part; what belongs to a word is a vector for each layer.
 _PART_WORDS = 1024

@@ -8,6 +8,7 @@ import json
 from typing import Any, NamedTuple
 
 from bert_extract.errors import ConfigError, VocabError
+from bert_extract.small_files import find_bytes
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -158,7 +159,7 @@ def _refusal(path: str, key: str, value: object, plain: object) -> ConfigError:
 
 def _read_object(path: str) -> dict[str, Any] | None:
     """The JSON object in a file; None if there is no such file."""
-    content = _read_bytes(path)
+    content = find_bytes(path, ConfigError, "cannot read it")
     if content is None:
         return None
     try:
@@ -172,27 +173,6 @@ def _read_object(path: str) -> dict[str, Any] | None:
             f"{path}: expected a JSON object; found {_shorten(json_object)}"
         )
     return json_object
-
-
-def _read_bytes(path: str) -> bytes | None:
-    if "://" not in path:
-        try:
-            with open(path, "rb") as reader:
-                return reader.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot read it: {error.strerror}") from error
-    import tensorflow as tf  # only those who read from afar wait for it
-
-    try:
-        with tf.io.gfile.GFile(path, "rb") as remote:
-            content: bytes = remote.read()
-    except tf.errors.NotFoundError:
-        return None
-    except tf.errors.OpError as error:
-        raise ConfigError(f"{path}: cannot read it: {error.message}") from error
-    return content
 
 
 def _shorten(value: object) -> str:

@@ -37,7 +37,8 @@ from bert_extract import FeatureExtractor, batching
 from bert_extract.examples import parse_line
 from bert_extract.features import Features, to_features
 from bert_extract.progress import Summary
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # Full batches: as many tokens as a text of this many lines of the greatest length.
 NUM_FULL_LINES = 64

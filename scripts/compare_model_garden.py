@@ -33,7 +33,8 @@ from official.nlp.modeling import layers, models, networks
 
 from bert_extract.examples import parse_line
 from bert_extract.features import Features, to_features
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # TF1 name of an encoder layer's part -> the objects of Model Garden's class that lead
 # to it.

@@ -17,8 +17,8 @@ from bert_extract import FeatureExtractor
 from bert_extract.checkpoint import load_weights
 from bert_extract.config import HUGGING_FACE, BertConfig
 from bert_extract.errors import BertExtractError, NotFiniteError
-from bert_extract.tokenization import Vocab
 from bert_extract.tokenizer_config import resolve_lower_case
+from bert_extract.vocab import Vocab
 
 # Of those that load all the same, so many go through the model.
 NUM_RUN = 8

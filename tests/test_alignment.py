@@ -14,7 +14,8 @@ from vocabs import make_letter_vocab, make_vocab
 from bert_extract import unicode14
 from bert_extract.alignment import word_spans
 from bert_extract.examples import Example, parse_line
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 from bert_extract.words import basic_tokens
 
 both_modes = pytest.mark.parametrize("do_lower_case", [True, False])

@@ -16,7 +16,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 ORDER = (
     *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
-    *("tokenizer_config", "tokenization", "sliding", "pooling", "features", "parts"),
+    *("small_files", "tokenizer_config", "vocab", "tokenization"),
+    *("sliding", "pooling", "features", "parts"),
     *("batching", "config", "modeling", "checkpoint_format", "bundle_index", "bundle"),
     *("model_garden", "safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
@@ -30,7 +31,7 @@ ORDER = (
 WITHOUT_TENSORFLOW = (
     *("errors", "formats", "options", "examples", "splits"),
     *("unicode14", "words", "alignment", "cutting"),
-    *("tokenizer_config", "tokenization"),
+    *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     "entries",
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),

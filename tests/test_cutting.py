@@ -13,7 +13,8 @@ from vocabs import make_letter_vocab
 
 from bert_extract import cutting
 from bert_extract.alignment import BOUNDARY, COUNT, flags
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 from bert_extract.words import basic_tokens
 
 both_modes = pytest.mark.parametrize("do_lower_case", [True, False])

@@ -13,7 +13,8 @@ from nasty_text import nasty_lines
 from bert_extract.errors import OptionsError
 from bert_extract.examples import Example
 from bert_extract.features import Features, to_features, truncated_pair_lengths
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 WORDS = tuple("abcdefgh")
 

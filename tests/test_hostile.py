@@ -17,7 +17,8 @@ from bert_extract import FeatureExtractor, cutting, features
 from bert_extract.errors import BertExtractError, InputError
 from bert_extract.examples import Example
 from bert_extract.features import to_features
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # No hostile file may take longer, in seconds; most take milliseconds.
 _TIME_LIMIT = 30

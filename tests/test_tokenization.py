@@ -13,7 +13,8 @@ from nasty_text import nasty_lines
 from vocabs import make_vocab
 
 from bert_extract.errors import VocabError
-from bert_extract.tokenization import Tokenizer, Vocab, case_warning
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab, case_warning
 from bert_extract.words import basic_tokens
 
 both_modes = pytest.mark.parametrize("do_lower_case", [True, False])
@@ -344,7 +345,7 @@ def test_a_vocab_that_is_not_there_is_named(tmp_path: Path) -> None:
         Vocab.load(vocab_file)
     assert str(caught.value) == (
         f"{vocab_file}: expected a vocab file, but it cannot be read: No such file or "
-        "directory."
+        "directory"
     )
     with pytest.raises(VocabError, match="it cannot be read: Is a directory"):
         Vocab.load(str(tmp_path))

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from bert_extract.errors import ConfigError, VocabError
-from bert_extract.tokenization import Vocab
 from bert_extract.tokenizer_config import resolve_lower_case
+from bert_extract.vocab import Vocab
 
 TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "##s")
 MODEL = {

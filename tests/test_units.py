@@ -19,7 +19,8 @@ from bert_extract.engine import Engine
 from bert_extract.examples import parse_line
 from bert_extract.progress import Summary
 from bert_extract.records import JsonFormatter
-from bert_extract.tokenization import Tokenizer, Vocab
+from bert_extract.tokenization import Tokenizer
+from bert_extract.vocab import Vocab
 
 # What the original's tokenizer sees as whitespace.
 SPACES = " \t\n\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(

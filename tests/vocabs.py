@@ -5,7 +5,7 @@ import random
 
 from nasty_text import SORTED_MARKS
 
-from bert_extract.tokenization import Vocab
+from bert_extract.vocab import Vocab
 
 
 def make_vocab(*tokens: str) -> Vocab:

@@ -1,0 +1,48 @@
+"""A path, on the disk or far away -> the bytes of a file that fits in memory."""
+
+from bert_extract.errors import BertExtractError
+
+
+def read_bytes(path: str, error: type[BertExtractError], complaint: str) -> bytes:
+    """Reads a file.
+
+    Args:
+      path: where it is; one like gs://bucket/file is read by TensorFlow.
+      error: the class of what is raised.
+      complaint: what its message says between the path and the reason.
+
+    Raises:
+      BertExtractError: the file cannot be read.
+    """
+    content = find_bytes(path, error, complaint)
+    if content is None:
+        raise error(f"{path}: {complaint}: No such file or directory")
+    return content
+
+
+def find_bytes(
+    path: str, error: type[BertExtractError], complaint: str
+) -> bytes | None:
+    """Reads a file that need not be there; None if it is not.
+
+    Raises:
+      BertExtractError: the file is there, and cannot be read.
+    """
+    if "://" not in path:
+        try:
+            with open(path, "rb") as reader:
+                return reader.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as failure:
+            raise error(f"{path}: {complaint}: {failure.strerror}") from failure
+    import tensorflow as tf  # only those who read from afar wait for it
+
+    try:
+        with tf.io.gfile.GFile(path, "rb") as remote:
+            content: bytes = remote.read()
+    except tf.errors.NotFoundError:
+        return None
+    except tf.errors.OpError as failure:
+        raise error(f"{path}: {complaint}: {failure.message}") from failure
+    return content
