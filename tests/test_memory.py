@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import flags_for
@@ -16,7 +17,9 @@ LINES = (
 )
 
 
-def peak_memory(model_dir: Path, input_file: Path, output_file: Path | str) -> int:
+def peak_memory(
+    model_dir: Path, input_file: Path, output_file: Path | str, **knobs: Any
+) -> int:
     """The most memory of a run of the command, as the system counted it."""
     flags = flags_for(
         model_dir,
@@ -25,6 +28,7 @@ def peak_memory(model_dir: Path, input_file: Path, output_file: Path | str) -> i
         layers="-1",
         num_threads=2,
         verbosity=-1,
+        **knobs,
     )
     process = subprocess.Popen([sys.executable, "-m", "bert_extract", *flags])
     _, status, usage = os.wait4(process.pid, 0)
@@ -60,3 +64,20 @@ def test_nor_do_they_where_a_vector_is_longer(minilm_tf1: Path, tmp_path: Path) 
     long = write_lines(tmp_path / "long.txt", 60_000)
     of_short = peak_memory(minilm_tf1, short, "/dev/null")
     assert peak_memory(minilm_tf1, long, "/dev/null") < 1.10 * of_short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["wordpiece", "word", "sentence"])
+def test_a_long_line_takes_no_more_memory_but_for_its_text(
+    tiny_bert: Path, tmp_path: Path, unit: str
+) -> None:
+    """A single line of 2 MB and one of 20 MB, in windows: 0.3 and 3 GB of vectors."""
+    peaks = []
+    for num_bytes in (2_000_000, 20_000_000):
+        line = tmp_path / f"{num_bytes}.txt"
+        text = "The river bank was wet . Who was Jim Henson ? unaffable "
+        line.write_text(text * (num_bytes // len(text)))
+        knobs = {"long_text": "window", "unit": unit, "max_seq_length": 64}
+        peaks.append(peak_memory(tiny_bert, line, "/dev/null", **knobs))
+    # Kilobytes; twice the text that is more.
+    assert peaks[1] < 1.05 * peaks[0] + 2 * 18_000
