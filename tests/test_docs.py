@@ -227,6 +227,8 @@ def test_the_outputs_of_the_blocks_are_whole(
         ("long.jsonl", 12),
         ("corpus.jsonl", 18),
         ("sample.jsonl.gz", 12),
+        ("sample.h5", 12),
+        ("sample.parquet", 12),
         ("sample_data/output.jsonl", 12),
     ):
         records = list(bert_extract.read_features(str(clone / name)))

@@ -1,5 +1,6 @@
 """Many files, shards, overlapping runs, and what is told of a job."""
 
+import dataclasses
 import gzip
 import importlib.metadata
 import json
@@ -8,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 from absl import logging
 from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
@@ -20,7 +23,10 @@ from bert_extract import (
     OptionsError,
     OutputError,
     __version__,
+    formats,
     jobs,
+    load_features,
+    read_features,
 )
 from bert_extract.engine import Engine
 from bert_extract.formats import JSONL
@@ -229,6 +235,75 @@ def test_shards_have_fingerprints_of_their_own(engine: Engine, tmp_path: Path) -
     job = Job(input_file=input_file, output_file=output_file, shard="0/2", resume=True)
     with pytest.raises(OutputError, match="\n  shard: was '', is now '0/2'"):
         run_job(engine, job, [])
+
+
+# ----------------------------------------------------------------------- formats
+
+
+def test_an_output_dir_of_another_format(engine: Engine, folder: Path) -> None:
+    run_dir(engine, folder, output_format="parquet", vector_dtype="float16")
+    assert names(folder / "out") == sorted(
+        f"{name}{end}"
+        for name in ("a.parquet", "c.parquet")
+        for end in ("", ".run.json")
+    )
+    records = load_features([folder / "out" / f"{name}.parquet" for name in "ac"])
+    assert [record.linex_index for record in records] == [0, 1, 0, 1, 2]
+    fingerprint = json.loads((folder / "out" / "a.parquet.run.json").read_bytes())
+    assert fingerprint["fingerprint"]["vector_dtype"] == "float16"
+    summaries = run_dir(
+        engine, folder, output_format="parquet", vector_dtype="float16", resume=True
+    )
+    assert [summary.resumed_lines for summary in summaries] == [2, 0, 3]
+
+
+def test_the_lines_of_a_job_are_in_sentence_to_index(
+    engine: Engine, tmp_path: Path
+) -> None:
+    input_file = tmp_path / "in.txt"
+    input_file.write_bytes("the\n\n a ||| b\r\nthe\né\n".encode())
+    output_file = str(tmp_path / "out.h5")
+    run_job(engine, Job(input_file=str(input_file), output_file=output_file), [])
+    with h5py.File(output_file) as file:
+        sentences = json.loads(file["sentence_to_index"][0])
+        assert list(sentences) == ["the", "", "a ||| b", "the (Occurrence 2)", "é"]
+        assert file["2"].shape == (1, 5, 32)
+
+
+def test_the_values_of_a_binary_format_are_not_rounded(
+    engine: Engine, tmp_path: Path
+) -> None:
+    input_file = write_input(tmp_path / "in.txt", 20)
+    values = []
+    for name in ("out.jsonl", "out.h5", "out.parquet"):
+        output_file = tmp_path / name
+        job = Job(input_file=str(input_file), output_file=str(output_file))
+        run_job(engine, job, [])
+        values.append([record.vectors for record in read_features(output_file)])
+    for rounded, exact, same in zip(*values, strict=True):
+        assert (exact == same).all()
+        assert (exact != rounded).any()
+        assert (
+            np.round(exact.astype(np.float64), 6).astype(np.float32) == rounded
+        ).all()
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.txt.gz"])
+def test_more_lines_than_a_format_takes_are_refused(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    few = dataclasses.replace(formats.HDF5, max_lines=4)
+    monkeypatch.setattr(formats, "FORMATS", (few,))
+    text = b"a\nb\nc\nd\ne"
+    text = gzip.compress(text) if name.endswith(".gz") else text
+    (tmp_path / name).write_bytes(text)
+    engine = Engine(options)
+    job = Job(input_file=str(tmp_path / name), output_file=str(tmp_path / "out.h5"))
+    with pytest.raises(OutputError, match=r"out\.h5: .*at most 4 lines; write Parquet"):
+        run_job(engine, job, [])
+    # Of a plain file it is known before anything is loaded.
+    assert bool(engine._graphs) == name.endswith(".gz")
+    assert names(tmp_path) == [name]
 
 
 # ------------------------------------------------------------- overlap, summaries

@@ -189,6 +189,17 @@ def test_an_output_that_will_not_fit_is_told_once(
         )
 
 
+@pytest.mark.parametrize(("free", "told"), [(25_471, True), (25_472, False)])
+def test_an_output_that_is_there_twice_before_it_is_complete(
+    log: LogLines, free: int, told: bool
+) -> None:
+    shown = Progress(Summary(output_file="out.h5"), input_bytes=1000)
+    shown.estimate_output(128, 10, num_bytes=128, free=free, num_copies=2)
+    assert len(log.lines) == told
+    if told:
+        assert log.text.endswith("room for 25,471 more; making it takes 25,472")
+
+
 def test_an_enormous_output_is_told(log: LogLines) -> None:
     shown = Progress(Summary(output_file="out.jsonl"), input_bytes=10**9)
     shown.estimate_output(10, 10**7, num_bytes=2 * 10**10, free=None)
