@@ -212,7 +212,7 @@ def test_what_is_shown_as_output_is_the_output_of_the_block_before(
         if block.language == "text" and not block.text.startswith((DOWNLOAD, DIAGRAM)):
             assert_shows(before, block.text)
             num_compared += 1
-    assert num_compared == 3
+    assert num_compared == 4
 
 
 def test_the_outputs_of_the_blocks_are_whole(
