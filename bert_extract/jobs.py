@@ -257,13 +257,14 @@ def _write(
                 writer.commit()
             num_lines = summary.resumed_lines + summary.num_lines
             progress.update(reader.num_bytes_of(num_lines))
-            progress.estimate_output(
-                num_lines,
-                reader.num_bytes_of(num_lines),
-                writer.num_bytes,
-                free_bytes(summary.output_file),
-                writer.num_copies,
-            )
+            if not progress.has_estimated:
+                progress.estimate_output(
+                    num_lines,
+                    reader.num_bytes_of(num_lines),
+                    writer.num_bytes,
+                    free_bytes(summary.output_file),
+                    writer.num_copies,
+                )
         if writer.num_bytes == 0:
             # No file of no bytes is a whole gzip file; a member of no records is.
             writer.write(encode([]), 0, is_whole=True)

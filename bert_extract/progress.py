@@ -229,7 +229,7 @@ class Progress:
         self._summary = summary
         self._input_bytes = input_bytes
         self._start = self._last_log = time.monotonic()
-        self._has_estimated = False
+        self.has_estimated = not input_bytes  # or cannot
         is_watched = sys.stderr.isatty() and logging.level_info()
         known = "{percentage:3.0f}%|{bar}| "
         self._bar: tqdm[Any] | None = None
@@ -282,13 +282,13 @@ class Progress:
           free: room on the output's disk; None if nobody knows.
           num_copies: how often they are there before the output is complete.
         """
-        if self._has_estimated or not self._input_bytes or not num_bytes_read:
+        if self.has_estimated or not self._input_bytes or not num_bytes_read:
             return
         share = num_bytes_read / self._input_bytes
         is_enough = num_lines >= _ESTIMATE_AT_LINES and share >= _ESTIMATE_AT_SHARE
         if not is_enough and num_bytes < _ESTIMATE_AT_BYTES:
             return
-        self._has_estimated = True
+        self.has_estimated = True
         total = int(num_bytes / min(share, 1.0))
         needed = total * num_copies - num_bytes
         if free is not None and needed > free:
