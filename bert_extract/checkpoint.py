@@ -25,6 +25,7 @@ from bert_extract.model_garden import (
     VALUE_SUFFIX,
     ObjectCheckpoint,
 )
+from bert_extract.tensors import transposed
 
 # How the encoder's variables are stored; half precision is widened to float32.
 _READABLE_DTYPES = ("float32", "float16", "bfloat16")
@@ -287,7 +288,7 @@ def _read_variables(
         for (tf1_name, shape), tensor in zip(wanted.items(), tensors, strict=True):
             layout = checkpoint.source(tf1_name).layout
             if layout is Layout.TRANSPOSED and len(shape) > 1:
-                tensor = tf.transpose(tensor)
+                tensor = transposed(tensor)
             elif tuple(tensor.shape) != shape:
                 tensor = tf.reshape(tensor, shape)
             weights[tf1_name] = tf.cast(tensor, tf.float32)

@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from bert_extract.checkpoint_format import Stored
 from bert_extract.errors import CheckpointError
+from bert_extract.tensors import aligned_bytes, to_tensor
 
 # A BERT of a thousand layers has a header of 2 MB. The length is not believed: parsing
 # takes many times its memory.
 MAX_HEADER_BYTES = 4 << 20
 _LENGTH_BYTES = 8
-# A tensor's memory begins at a multiple of it, as TensorFlow's own does.
-_ALIGNMENT = 64
 _BLOCK_BYTES = 1 << 20
 # More have no use; and multiplied, they could keep a computer busy.
 _MAX_AXES = 8
@@ -90,15 +89,10 @@ class SafetensorsFile:
           CheckpointError: the file cannot be read, or is not what it was.
         """
         place = self._places[name]
-        values = _aligned_bytes(place.num_bytes)
+        values = aligned_bytes(place.num_bytes)
         with self._open() as reader:
             self._fill(reader, place.begin, values)
-        dtype = tf.as_dtype(place.stored.dtype)
-        # TensorFlow takes the memory over, and a bitcast does not touch it: copying a
-        # NumPy array into a tensor would cost the time of the read once more, and
-        # NumPy has no bfloat16.
-        tensor = tf.experimental.dlpack.from_dlpack(values.__dlpack__())
-        return tf.bitcast(tf.reshape(tensor, (*place.stored.shape, dtype.size)), dtype)
+        return to_tensor(values, place.stored.shape, tf.as_dtype(place.stored.dtype))
 
     def checksum(self) -> str:
         """SHA-256 of the whole file.
@@ -239,13 +233,6 @@ class SafetensorsFile:
 def _span(item: tuple[str, _Place]) -> tuple[int, int]:
     """Where a tensor begins, empty ones first."""
     return item[1].begin, item[1].num_bytes
-
-
-def _aligned_bytes(num_bytes: int) -> NDArray[np.uint8]:
-    """Memory that a tensor can be made of."""
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
