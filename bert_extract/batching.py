@@ -7,6 +7,7 @@ other lines stand near it.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from bert_extract.features import Features
 # after a group that ends with a line it is as if the input began there.
 GROUP_SIZE = 8
 _MAX_GROUP_SIZE = 2 * GROUP_SIZE
+# The share of a full window from which on a last one is divided.
+_LEAST_DIVIDED = 1 / 8
 # Blank lines are two tokens each: a window of tokens alone could hold too many lines.
 _MAX_WINDOW_LINES = 16384
 
@@ -76,9 +79,10 @@ def windows(
 ) -> Iterator[list[list[Features]]]:
     """Cuts a stream into windows of whole groups, in order.
 
-    A window has about `max_tokens` tokens; the first has half of them, so that of a
-    short input something is written while the rest is computed. An entry for which the
-    model computes nothing counts like a token: its zeros have to be written, too.
+    A window has about `max_tokens` tokens. The first has half of them, and the last is
+    divided, three quarters and one: what is written when all is computed is what nobody
+    can do meanwhile. An entry for which the model computes nothing counts like a token:
+    its zeros have to be written, too.
 
     If a line cannot be read, what came before in whole groups is still given, and then
     the error is raised.
@@ -99,8 +103,19 @@ def windows(
         if window:
             yield window
         raise
+    if num_tokens >= max_tokens * _LEAST_DIVIDED and len(window) > 1:
+        end = _first_groups(window, num_tokens * 3 // 4)
+        yield window[:end]
+        window = window[end:]
     if window:
         yield window
+
+
+def _first_groups(window: Sequence[Sequence[Features]], num_tokens: int) -> int:
+    """How many groups it takes to have so many tokens; never all of them."""
+    sizes = [sum(part.size for part in group) for group in window]
+    num_groups = 1 + sum(before < num_tokens for before in accumulate(sizes))
+    return min(num_groups, len(window) - 1)
 
 
 def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:

@@ -89,6 +89,17 @@ def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(seed: int) -
             assert whole[number + 1 :] == list(groups(parts(nums[done:], done)))
 
 
+@pytest.mark.parametrize(
+    ("num_lines", "sizes"),
+    [(40, [40]), (88, [72, 16]), (400, [200, 152, 48]), (480, [200, 216, 64])],
+)
+def test_of_the_last_window_a_quarter_is_apart(
+    num_lines: int, sizes: list[int]
+) -> None:
+    cut = windows([line(1)] * num_lines, max_tokens=400)
+    assert [sum(map(len, window)) for window in cut] == sizes
+
+
 def test_entries_without_a_token_fill_a_window_too() -> None:
     zeros = replace(line(0), part=Part(num_entries=1000))
     sizes = [len(window) for window in windows([zeros] * 64, max_tokens=16_000)]
