@@ -26,6 +26,10 @@ _TRAILER_LENGTH = 5
 # The names of parts of a variable begin with it; a variable's own name does not.
 _PART = b"\0"
 _MAX_SHARDS = 100_000
+# More have no use. Names share their beginnings with the name before, so that a short
+# file may hold many long ones; and sizes, multiplied, could keep a computer busy.
+_MAX_NAME_BYTES = 4096
+_MAX_AXES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ def _num_shards(key: bytes, value: bytes) -> int:
 
 def _entry(name: str, value: bytes, num_shards: int) -> Entry:
     proto = _parse(BundleEntryProto, value)
+    if len(proto.shape.dim) > _MAX_AXES:
+        raise ValueError(f"{name} has {len(proto.shape.dim)} axes")
     shape = tuple(dim.size for dim in proto.shape.dim)
     try:
         dtype = tf.as_dtype(proto.dtype)
@@ -171,6 +177,8 @@ def _block(content: bytes, handle: bytes, at: int) -> Iterator[tuple[bytes, byte
         value_start = at + num_new
         if num_shared > len(name) or value_start + value_length > len(block):
             raise ValueError("a name of it lies behind its block's end")
+        if num_shared + num_new > _MAX_NAME_BYTES:
+            raise ValueError(f"a name of it has {num_shared + num_new} bytes")
         name = name[:num_shared] + block[at:value_start]
         at = value_start + value_length
         yield name, block[value_start:at]

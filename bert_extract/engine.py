@@ -22,7 +22,12 @@ from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
 from bert_extract.entries import EntryMaker, lose_carries
-from bert_extract.errors import BertExtractError, OptionsError, VocabError
+from bert_extract.errors import (
+    BertExtractError,
+    InputError,
+    OptionsError,
+    VocabError,
+)
 from bert_extract.examples import Example, is_unsplit_pair
 from bert_extract.features import Features, to_features
 from bert_extract.model_dir import resolve_options
@@ -322,7 +327,10 @@ class Engine:
         layout = replace(self._layout, keeps_line=keeps_line)
         for chunk, failure in _chunks(examples):
             summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
-            yield from to_parts(chunk, self._tokenizer, layout)
+            lines = to_parts(chunk, self._tokenizer, layout)
+            if self.config.type_vocab_size < 2:
+                lines = _single_texts(lines, self.options.bert_config_file)
+            yield from lines
             if failure is not None:
                 raise failure
 
@@ -428,6 +436,24 @@ def _chunks(
         yield chunk, error
         return
     yield chunk, None
+
+
+def _single_texts(
+    lines: Iterator[Features], bert_config_file: str
+) -> Iterator[Features]:
+    """Passes on the lines of a model that has no segment for the text_b of a pair.
+
+    Raises:
+      InputError: a line is a pair.
+    """
+    for line in lines:
+        if line.token_type_ids.any():
+            raise InputError(
+                f"the line with linex_index {line.unique_id} is a pair, and "
+                f"{bert_config_file} says type_vocab_size 1: the model knows single "
+                "texts only; put the two texts on lines of their own"
+            )
+        yield line
 
 
 def _some(kinds: Sequence[str]) -> str:

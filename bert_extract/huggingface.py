@@ -23,6 +23,19 @@ _CONVERT = (
     "s.save_file({{k: v.clone().contiguous() for k, v in torch.load('{path}', "
     "map_location='cpu', weights_only=True).items()}}, '{root}model.safetensors')\""
 )
+# torch cuts a large model into several files, and names them in an index.
+_TORCH = "pytorch_model"
+_TORCH_INDEX = f"{_TORCH}.bin.index.json"
+_TORCH_SHARD = re.compile(rf"{_TORCH}-\d+-of-\d+\.bin")
+_CONVERT_SHARDS = (
+    'python -c "import pathlib, torch, safetensors.torch as s; '
+    "d = pathlib.Path('{folder}'); s.save_file({{k: v.clone().contiguous() "
+    f"for f in d.glob('{_TORCH}-*.bin') for k, v in "
+    "torch.load(f, map_location='cpu', weights_only=True).items()}}, "
+    "d / 'model.safetensors')\""
+)
+# A file of TensorFlow's checkpoints, behind the prefix.
+_DATA_FILE = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 # A plain name: of this folder, and not hidden.
 _FILE_NAME = re.compile(r"[\w-][\w.-]{0,250}")
@@ -108,7 +121,7 @@ class HuggingFaceCheckpoint:
         Raises:
           CheckpointError: a file cannot be read, is damaged, or is of another format.
         """
-        if _first_bytes(path).lstrip()[:1] == b"{":
+        if _is_index(_first_bytes(path)):
             return cls(path, _files_of_index(path))
         file = SafetensorsFile(path)
         return cls(path, dict.fromkeys(file.variables, file))
@@ -138,6 +151,8 @@ class HuggingFaceCheckpoint:
         """
         files = {file.path: file for file in self._file_of.values()}
         digests = [files[path].checksum() for path in sorted(files)]
+        if self.path not in files:  # the index, which says whose tensor counts
+            digests.append(hashlib.sha256(_read_index(self.path)).hexdigest())
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
@@ -162,7 +177,9 @@ def find_safetensors(init_checkpoint: str) -> str | None:
         return None  # whoever looks for TensorFlow's files next will say it
     found = [name for name in (WEIGHTS_NAME, INDEX_NAME) if name in names]
     found = found or [name for name in names if name.endswith(".safetensors")]
-    others = [name for name in names if name.endswith(".index")]
+    # Others than TensorFlow have an .index, too, but no data files beside it.
+    prefixes = {match[1] for match in map(_DATA_FILE.fullmatch, names) if match}
+    others = [name for name in names if name.removesuffix(".index") in prefixes]
     if len(found) > 1 or (found and others):
         raise CheckpointError(
             f"{init_checkpoint}: holds more than one checkpoint; give the path of one "
@@ -170,24 +187,31 @@ def find_safetensors(init_checkpoint: str) -> str | None:
         )
     root = "/" if init_checkpoint == "/" else init_checkpoint.rstrip("/") + "/"
     if not found and not others:
-        for name in names:
-            if _PICKLE_NAME.fullmatch(name):
-                _check_file(root + name)
+        for name in sorted(filter(_PICKLE_NAME.fullmatch, names), key=_rank):
+            _check_file(root + name)
     return root + found[0] if found else None
+
+
+def _rank(name: str) -> tuple[bool, bool]:
+    """Puts the model's pickles first: an optimizer's or the arguments' help nobody."""
+    return name != f"{_TORCH}.bin", not name.startswith(_TORCH)
 
 
 def _check_file(path: str) -> str | None:
     """The path, if what it holds is safetensors or an index of them."""
     start = _first_bytes(path)
-    length = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and length <= MAX_HEADER_BYTES:
+    if _is_safetensors(start):
         return path
-    if start.startswith(_PICKLES):
+    root, name = path[: path.rfind("/") + 1], path[path.rfind("/") + 1 :]
+    if start.startswith(_PICKLES) or name == _TORCH_INDEX:
+        is_part = name == _TORCH_INDEX or _TORCH_SHARD.fullmatch(name)
+        convert = _CONVERT_SHARDS if is_part else _CONVERT
         raise CheckpointError(
-            f"{path}: is a pickle of torch, and a pickle is a program: it is not read. "
-            f"If it comes from somebody you trust, make {WEIGHTS_NAME} of it, in an "
-            f"environment with torch and safetensors:\n"
-            f"  {_CONVERT.format(path=path, root=path[: path.rfind('/') + 1])}"
+            f"{path}: is a pickle of torch{', one of several' if is_part else ''}, and "
+            "a pickle is a program: it is not read. If it comes from somebody you "
+            f"trust, make {WEIGHTS_NAME} of {'all of them' if is_part else 'it'}, in "
+            "an environment with torch and safetensors:\n"
+            f"  {convert.format(path=path, root=root, folder=root or '.')}"
         )
     if start.startswith(_HDF5):
         raise CheckpointError(
@@ -195,7 +219,18 @@ def _check_file(path: str) -> str | None:
             f"{WEIGHTS_NAME}, or the files of a TensorFlow checkpoint"
         )
     is_named = path.endswith(".safetensors")  # and damaged, as its reader will say
-    return path if start.lstrip()[:1] == b"{" or is_named else None
+    return path if _is_index(start) or is_named else None
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file begins with the length of a header, and with a header."""
+    length = int.from_bytes(start[:8], "little")
+    return start[8:9] == b"{" and length <= MAX_HEADER_BYTES
+
+
+def _is_index(start: bytes) -> bool:
+    """Whether a file begins as JSON does. A length may have the bytes of a brace."""
+    return start.lstrip()[:1] == b"{" and not _is_safetensors(start)
 
 
 def _first_bytes(path: str) -> bytes:
@@ -229,14 +264,20 @@ def _files_of_index(index_file: str) -> dict[str, SafetensorsFile]:
     return {tensor_name: files[name] for tensor_name, name in weight_map.items()}
 
 
-def _read_weight_map(index_file: str) -> dict[str, str]:
+def _read_index(index_file: str) -> bytes:
+    """Its bytes, or one more than are allowed."""
     try:
         with tf.io.gfile.GFile(index_file, "rb") as reader:
-            content = reader.read(MAX_HEADER_BYTES + 1)
+            content: bytes = reader.read(MAX_HEADER_BYTES + 1)
     except tf.errors.OpError as error:
         raise CheckpointError(
             f"{index_file}: cannot read it: {error.message}"
         ) from error
+    return content
+
+
+def _read_weight_map(index_file: str) -> dict[str, str]:
+    content = _read_index(index_file)
     expected = f"{index_file}: expected an index of safetensors files"
     if len(content) > MAX_HEADER_BYTES:
         raise CheckpointError(

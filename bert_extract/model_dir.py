@@ -36,6 +36,7 @@ def resolve_options(options: Options) -> Options:
       CheckpointError: the folder is not there or lacks a file.
       ConfigError: the tokenizer's files ask for what is not done here.
     """
+    directory = None
     if options.model_dir:
         directory, names = _list_folder(options.model_dir)
         init_checkpoint = options.init_checkpoint or directory.rstrip("/") or "/"
@@ -49,7 +50,9 @@ def resolve_options(options: Options) -> Options:
         )
     return dataclasses.replace(
         options,
-        do_lower_case=resolve_lower_case(options.vocab_file, options.do_lower_case),
+        do_lower_case=resolve_lower_case(
+            options.vocab_file, options.do_lower_case, directory
+        ),
     )
 
 
@@ -63,7 +66,8 @@ def _list_folder(model_dir: str) -> tuple[str, list[str]]:
                 "and weights; there is no such folder"
             )
         names = _names_in(directory)
-        if f"{_TRANSFORMER_DIR}" in names and HUGGING_FACE not in names:
+        # Beside it may lie a config.json, of another kind.
+        if _TRANSFORMER_DIR in names and not {*_VOCAB_NAMES} & {*names}:
             directory += f"{_TRANSFORMER_DIR}/"
             names = _names_in(directory)
     except (tf.errors.OpError, UnicodeEncodeError) as error:

@@ -19,6 +19,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from bert_extract.bundle import Bundle
 from bert_extract.checkpoint_format import Layout, NameTable, Source, Stored, look_up
 from bert_extract.errors import CheckpointError
+from bert_extract.small_files import find_bytes
 
 # The name of the graph among the variables; what has it is an object-based checkpoint.
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -28,6 +29,22 @@ _VALUE = "VARIABLE_VALUE"
 VALUE_SUFFIX = f"/.ATTRIBUTES/{_VALUE}"
 # What stands between a variable's name and that of a value that an optimizer has of it.
 SLOT_MARK = "/.OPTIMIZER_SLOT/"
+
+# More objects that have encoder layers are not looked at.
+_MOST_ENCODERS = 32
+# Characters of the way to an encoder that are shown; a stored name has fewer.
+_LONGEST_WAY = 4096
+
+# What only a FunnelTransformerEncoder has, which is BertEncoderV2's in all else, but
+# shortens the sequence between the layers.
+_FUNNEL = ("_att_input_pool_layers", "_pool_strides")
+
+# A training run's settings, beside its checkpoints. What they say of norm_first is
+# nowhere in a checkpoint: the variables are the same, and of the same shapes.
+_PARAMS_NAME = "params.yaml"
+_NORM_FIRST = re.compile(
+    rb"^[ \t]*norm_first:[ \t]*true\b", re.MULTILINE | re.IGNORECASE
+)
 
 # The way from an encoder layer to each of its variables, by its TF1 name.
 _IN_LAYER: Mapping[str, Source] = {
@@ -134,6 +151,10 @@ class _Node:
     key: str | None  # the stored name of its value, if it is a variable
 
 
+# Node -> the one before it on the shortest way, and the edge; a start is its own.
+_Steps = dict[int, tuple[int, str]]
+
+
 class _ObjectGraph:
     """The objects that were saved; node 0 is the root."""
 
@@ -178,19 +199,34 @@ class _ObjectGraph:
     def edges(self, node: int) -> list[str]:
         return list(self._nodes[node].children)
 
-    def walk(self, start: int = 0) -> Iterator[tuple[int, str]]:
-        """Yields every node that can be reached, with the shortest way to it."""
-        ways = {start: ""}
+    def walk(self, start: int, steps: _Steps) -> Iterator[int]:
+        """Yields every node that can be reached by a way that is not gone yet.
+
+        Args:
+          start: yielded first, unless `steps` has it.
+          steps: the nodes that were reached before; those that are yielded are added.
+        """
+        if start in steps:
+            return
+        steps[start] = (start, "")
         queue = deque([start])
         while queue:
             node = queue.popleft()
-            yield node, ways[node]
+            yield node
             for name, child in self._nodes[node].children.items():
-                if child not in ways:
-                    # A dot and a slash in a name are written like this in keys, too.
-                    escaped = name.replace(".", "..").replace("/", ".S")
-                    ways[child] = f"{ways[node]}/{escaped}" if ways[node] else escaped
+                if child not in steps:
+                    steps[child] = (node, name)
                     queue.append(child)
+
+
+def _way(node: int, steps: _Steps) -> str:
+    """The shortest way to a node that `walk` has yielded, as stored names have it."""
+    names: list[str] = []
+    while steps[node][0] != node:
+        node, name = steps[node]
+        # A dot and a slash in a name are written like this in keys, too.
+        names.append(name.replace(".", "..").replace("/", ".S"))
+    return "/".join(reversed(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,23 +269,32 @@ class ObjectCheckpoint(Bundle):
         self._encoder = self._find_encoder()
         self._table = self._encoder.encoder_class.table(self._encoder.num_layers)
         self._check_layers()
+        self._check_kind()
 
     def source(self, tf1_name: str) -> Source:
         """The variable that the ways of the table lead to.
 
         Where they lead to none, its names are those that it would have.
         """
-        return self._resolve(self._encoder, self._table, tf1_name)
-
-    def _resolve(self, encoder: _Encoder, table: NameTable, tf1_name: str) -> Source:
-        ways = look_up(table, tf1_name, offset=encoder.encoder_class.first_layer)
-        for way in ways.names:
-            key = self._graph.key(self._graph.follow(encoder.node, way))
-            if key is not None:
-                return Source((key,), ways.layout)
-        root = f"{encoder.way}/" if encoder.way else ""
+        ways, key = self._look_up(self._encoder, self._table, tf1_name)
+        if key is not None:
+            return Source((key,), ways.layout)
+        root = f"{self._encoder.way}/" if self._encoder.way else ""
         names = tuple(f"{root}{way}{VALUE_SUFFIX}" for way in ways.names)
         return Source(names, ways.layout)
+
+    def _look_up(
+        self, encoder: _Encoder, table: NameTable, tf1_name: str
+    ) -> tuple[Source, str | None]:
+        """The ways to a variable from the encoder, and the stored name that they give.
+
+        None if they lead to no variable.
+        """
+        ways = look_up(table, tf1_name, offset=encoder.encoder_class.first_layer)
+        keys = (
+            self._graph.key(self._graph.follow(encoder.node, way)) for way in ways.names
+        )
+        return ways, next((key for key in keys if key is not None), None)
 
     def _read_graph(self) -> _ObjectGraph:
         stored = self.variables[OBJECT_GRAPH]
@@ -271,11 +316,20 @@ class ObjectCheckpoint(Bundle):
     def _find_encoder(self) -> _Encoder:
         """The one encoder that is in the graph, wherever it is."""
         # Two objects with the same variables are one encoder.
-        encoders: dict[tuple[str, ...], _Encoder] = {}
-        for node, way in self._graph.walk():
-            encoder = self._encoder_at(node, way)
-            if encoder is not None:
-                encoders.setdefault(self._keys(encoder), encoder)
+        encoders: dict[tuple[str | None, ...], _Encoder] = {}
+        steps: _Steps = {}
+        num_found = 0
+        for node in self._graph.walk(0, steps):
+            encoder = self._encoder_at(node, steps)
+            if encoder is None:
+                continue
+            num_found += 1
+            if num_found > _MOST_ENCODERS:
+                raise CheckpointError(
+                    f"{self.path}: expected one encoder; found more than "
+                    f"{_MOST_ENCODERS} objects with encoder layers: is this a BERT?"
+                )
+            encoders.setdefault(self._keys(encoder), encoder)
         if not encoders:
             raise CheckpointError(
                 f"{self.path}: expected an object-based TF2 checkpoint of the "
@@ -297,14 +351,15 @@ class ObjectCheckpoint(Bundle):
     def _some_names(self) -> list[str]:
         return sorted(self.variables)[:3] or ["nothing: it is empty"]
 
-    def _encoder_at(self, node: int, way: str) -> _Encoder | None:
+    def _encoder_at(self, node: int, steps: _Steps) -> _Encoder | None:
         """The encoder that a node is; it has layers where one of the classes has."""
         for encoder_class in _ENCODER_CLASSES:
             *ways, name = encoder_class.layer.split("/")
             parent = self._graph.follow(node, ways[0]) if ways else node
             if parent is None:
                 continue
-            pattern = re.compile(name.replace("{}", r"(\d{1,4})"))
+            # Nobody has a BERT of a thousand layers; a number in a name may be any.
+            pattern = re.compile(name.replace("{}", r"(\d{1,3})"))
             matches = (pattern.fullmatch(edge) for edge in self._graph.edges(parent))
             numbers = [
                 int(match[1])
@@ -315,18 +370,24 @@ class ObjectCheckpoint(Bundle):
             ]
             num_layers = max(numbers, default=-1) + 1 - encoder_class.first_layer
             if num_layers > 0:
+                way = _way(node, steps)
+                if len(way) > _LONGEST_WAY:
+                    way = f"...{way[-_LONGEST_WAY:]}"
                 return _Encoder(node, way, encoder_class, num_layers)
         return None
 
-    def _keys(self, encoder: _Encoder) -> tuple[str, ...]:
-        """The stored names of an encoder's variables, in the table's order."""
+    def _keys(self, encoder: _Encoder) -> tuple[str | None, ...]:
+        """The stored names of an encoder's variables, in the table's order.
+
+        None stands for what it lacks.
+        """
         table = encoder.encoder_class.table(encoder.num_layers)
         keys = []
         for tf1_name in table:
             layers = encoder.num_layers if "{}" in tf1_name else 1
             for layer in range(layers):
-                source = self._resolve(encoder, table, tf1_name.format(layer))
-                keys.append(source.names[0])
+                _, key = self._look_up(encoder, table, tf1_name.format(layer))
+                keys.append(key)
         return tuple(keys)
 
     def _check_layers(self) -> None:
@@ -338,12 +399,13 @@ class ObjectCheckpoint(Bundle):
         known = set(self._keys(self._encoder))
         encoder_class = self._encoder.encoder_class
         unknown = []
+        steps: _Steps = {}  # of all layers: they may share what they lead to
         for layer in range(self._encoder.num_layers):
             way = encoder_class.layer.format(encoder_class.first_layer + layer)
             start = self._graph.follow(self._encoder.node, way)
             if start is None:
                 continue
-            for node, _ in self._graph.walk(start):
+            for node in self._graph.walk(start, steps):
                 key = self._graph.key(node)
                 stored = self.variables.get(key) if key is not None else None
                 # The state of a random number generator is no weight.
@@ -354,4 +416,23 @@ class ObjectCheckpoint(Bundle):
             raise CheckpointError(
                 f"{self.path}: its encoder layers have variables that BERT's have not, "
                 f"so that BERT's mathematics is not theirs:{names}"
+            )
+
+    def _check_kind(self) -> None:
+        """Refuses an encoder that computes something else with BERT's variables."""
+        edges = self._graph.edges(self._encoder.node)
+        funnel = [name for name in _FUNNEL if name in edges]
+        if funnel:
+            raise CheckpointError(
+                f"{self.path}: {self._encoder.name} has {funnel[0]}, so it is a "
+                "FunnelTransformerEncoder, which pools the sequence between its "
+                "layers; expected a BertEncoder or a BertEncoderV2"
+            )
+        params_file = self.path[: self.path.rfind("/") + 1] + _PARAMS_NAME
+        params = find_bytes(params_file, CheckpointError, "cannot read it")
+        if params is not None and _NORM_FIRST.search(params):
+            raise CheckpointError(
+                f"{params_file}: says norm_first: true, so that the checkpoints beside "
+                "it normalize before each layer, and not behind it as BERT does, "
+                "whose vectors would not be theirs"
             )

@@ -7,8 +7,11 @@ and the tokenizer does not do is refused by its name.
 import json
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from bert_extract.errors import ConfigError, VocabError
 from bert_extract.small_files import find_bytes
+from bert_extract.words import MAX_CHARS_PER_WORD
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 TOKENIZER_NAME = "tokenizer.json"
@@ -21,7 +24,7 @@ _TOKENIZER_CLASSES = (
 )
 # Key of tokenizer_config.json -> what it may be, the value first that it stands for.
 _PLAIN_SETTINGS: dict[str, tuple[object, ...]] = {
-    "tokenizer_class": _TOKENIZER_CLASSES,
+    "tokenizer_class": (*_TOKENIZER_CLASSES, None),
     "cls_token": ("[CLS]",),
     "sep_token": ("[SEP]",),
     "unk_token": ("[UNK]",),
@@ -35,15 +38,20 @@ _PLAIN_NORMALIZER = {
     "clean_text": True,
     "handle_chinese_chars": True,
 }
+_PRE_TOKENIZER = "BertPreTokenizer"
 _PLAIN_MODEL = {"unk_token": "[UNK]", "continuing_subword_prefix": "##"}
 
 
-def resolve_lower_case(vocab_file: str, do_lower_case: bool | None) -> bool:
+def resolve_lower_case(
+    vocab_file: str, do_lower_case: bool | None, model_dir: str | None = None
+) -> bool:
     """Whether to lower-case, by what lies beside the vocab unless it is given.
 
     Args:
       vocab_file: the settings are looked for in its folder.
       do_lower_case: what the user said, or None.
+      model_dir: the folder, with a slash at its end, where they are looked for if the
+        vocab lies elsewhere and has none beside it.
 
     Returns:
       True where nothing says it, as Google's and Hugging Face's code both take it.
@@ -52,10 +60,10 @@ def resolve_lower_case(vocab_file: str, do_lower_case: bool | None) -> bool:
       ConfigError: the settings cannot be read, or ask for what is not done here.
     """
     folder = vocab_file[: vocab_file.rfind("/") + 1]
-    tokenizer_file = folder + TOKENIZER_NAME
-    settings_file = folder + TOKENIZER_CONFIG_NAME
-    settings = _normalizer_settings(tokenizer_file, _read_object(tokenizer_file))
-    settings |= _tokenizer_settings(settings_file, _read_object(settings_file))
+    settings = _read_settings(folder)
+    if settings is None and model_dir not in (None, folder):
+        settings = _read_settings(str(model_dir))
+    settings = settings or {}
     said = settings.get("do_lower_case", _Setting(True, ""))
     if not isinstance(said.value, bool):
         raise ConfigError(
@@ -105,6 +113,13 @@ def read_wordpieces(path: str, content: bytes) -> tuple[str, ...] | None:
             f'{path}: expected in its "vocab" the ids 0, 1, 2, ..., each once: copy or '
             "download it again"
         )
+    try:
+        "".join(vocab).encode()
+    except UnicodeEncodeError as error:
+        raise VocabError(
+            f'{path}: expected in its "vocab" tokens of Unicode characters; found '
+            f"{error.object[error.start]!r}, half of one: copy or download it again"
+        ) from error
     return tuple(sorted(vocab, key=vocab.__getitem__))
 
 
@@ -113,12 +128,20 @@ class _Setting(NamedTuple):
     path: str  # the file that says it
 
 
-def _tokenizer_settings(
-    path: str, settings: dict[str, Any] | None
-) -> dict[str, _Setting]:
+def _read_settings(folder: str) -> dict[str, _Setting] | None:
+    """What the files in a folder say; None if it has none of them."""
+    tokenizer_file = folder + TOKENIZER_NAME
+    settings_file = folder + TOKENIZER_CONFIG_NAME
+    tokenizer, said = _read_object(tokenizer_file), _read_object(settings_file)
+    if tokenizer is None and said is None:
+        return None
+    _check_cutting(tokenizer_file, tokenizer or {})
+    settings = _normalizer_settings(tokenizer_file, tokenizer or {})
+    return settings | _tokenizer_settings(settings_file, said or {})
+
+
+def _tokenizer_settings(path: str, settings: dict[str, Any]) -> dict[str, _Setting]:
     """Of tokenizer_config.json what the tokenizer heeds; the rest must be BERT's."""
-    if settings is None:
-        return {}
     for key, allowed in _PLAIN_SETTINGS.items():
         value = settings.get(key, allowed[0])
         if isinstance(value, dict):  # a token with its attributes
@@ -129,15 +152,47 @@ def _tokenizer_settings(
     return {key: _Setting(settings[key], path) for key in names if key in settings}
 
 
-def _normalizer_settings(
-    path: str, tokenizer: dict[str, Any] | None
-) -> dict[str, _Setting]:
+def _check_cutting(path: str, tokenizer: dict[str, Any]) -> None:
+    """Refuses a tokenizer.json that cuts other words out of a text than BERT does."""
+    if "pre_tokenizer" in tokenizer:
+        kind = _type_of(tokenizer["pre_tokenizer"])
+        if kind != _PRE_TOKENIZER:
+            raise _refusal(path, "pre_tokenizer", kind, _PRE_TOKENIZER)
+    added = tokenizer.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(t, dict) for t in added):
+        raise _refusal(path, "added_tokens", added, [])
+    words = [token.get("content") for token in added if not token.get("special")]
+    if words:
+        raise ConfigError(
+            f'{path}: "added_tokens" has {len(words)} that '
+            f"{'is' if len(words) == 1 else 'are'} not special, {_shorten(words[0])} "
+            "first: text is cut here as BERT cuts it, without any, and the model's "
+            "vectors would not be the ones meant"
+        )
+    model = tokenizer.get("model")
+    most = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+    if type(most) is int and most < MAX_CHARS_PER_WORD:
+        logging.info(
+            "%s: a word of more than %d characters is [UNK] to Hugging Face's "
+            "tokenizer; here, as in the original, one of more than %d is",
+            path,
+            most,
+            MAX_CHARS_PER_WORD,
+        )
+
+
+def _type_of(component: object) -> object:
+    """The "type" of a part of tokenizer.json; what is there instead, if it is none."""
+    return component.get("type") if isinstance(component, dict) else component
+
+
+def _normalizer_settings(path: str, tokenizer: dict[str, Any]) -> dict[str, _Setting]:
     """The same of tokenizer.json, under the names of tokenizer_config.json."""
-    normalizer = (tokenizer or {}).get("normalizer")
-    if normalizer is None:
+    if "normalizer" not in tokenizer:
         return {}
+    normalizer = tokenizer["normalizer"]
     if not isinstance(normalizer, dict):
-        normalizer = {"type": normalizer}
+        raise _refusal(path, "normalizer", normalizer, _PLAIN_NORMALIZER["type"])
     for key, plain in _PLAIN_NORMALIZER.items():
         value = normalizer.get(key, plain)
         if value != plain:

@@ -110,6 +110,16 @@ def test_a_shape_that_cannot_be(prefix: str, sizes: tuple[int, ...]) -> None:
     )
 
 
+def test_more_axes_than_have_a_use(prefix: str) -> None:
+    def change(key: str, proto: Any) -> None:
+        if key == "a":
+            for _ in range(7):
+                proto.shape.dim.add(size=1)
+
+    rewrite_index(prefix, change)
+    assert "(a has 9 axes)" in list_error(prefix)
+
+
 @pytest.mark.parametrize("name", ["a", "b"])
 def test_what_lies_behind_the_end_of_the_data(prefix: str, name: str) -> None:
     def change(key: str, proto: Any) -> None:
@@ -170,6 +180,16 @@ def test_names_must_be_in_order() -> None:
     content = to_table([(b"", header), (b"b", entry), (b"a", entry)])
     with pytest.raises(ValueError, match="its names are not in order"):
         parse_index(content)
+
+
+def test_names_are_not_endless() -> None:
+    """Sharing their beginnings, 1 MB of entries could hold 10 GB of them."""
+    header, entry = b"\x08\x01", b"\x08\x01\x28\x04"
+    name = b"a" * 4096
+    content = to_table([(b"", header), (name, entry)])
+    assert [*parse_index(content).entries] == [name.decode()]
+    with pytest.raises(ValueError, match="a name of it has 4097 bytes"):
+        parse_index(to_table([(b"", header), (name + b"a", entry)]))
 
 
 def test_no_header() -> None:

@@ -109,6 +109,27 @@ def test_windows_hold_so_much_and_no_more(tmp_path: Path, tiny: Engine) -> None:
     assert of_many._window_tokens() == 4096
 
 
+def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:
+    model_dir = write_random_model(tmp_path, type_vocab_size=1)
+    single = Engine(options_for(model_dir, layers="-1"))
+    single.load()
+    assert len(run(single, ["w1 w2", ""], Summary())) == 2
+    # A text_b without a wordpiece is none.
+    examples = [Example(i, "w1", "" if i < 9 else "w2") for i in range(20)]
+    seen: list[int] = []
+    groups = single.run(examples, unchanged, Summary())
+    with pytest.raises(InputError) as caught:
+        seen.extend(
+            record.linex_index for _, records, _ in groups for record in records
+        )
+    assert str(caught.value) == (
+        f"the line with linex_index 9 is a pair, and {model_dir}/bert_config.json says "
+        "type_vocab_size 1: the model knows single texts only; put the two texts on "
+        "lines of their own"
+    )
+    assert seen == [*range(8)]  # whole groups
+
+
 # ------------------------------------------------------------------ vocab and model
 
 

@@ -133,6 +133,23 @@ def test_a_sharded_model(tmp_path: Path, weights: Weights) -> None:
     assert open_checkpoint(str(tmp_path)).checksum() != before
 
 
+def test_what_the_index_says_belongs_to_the_checksum(
+    tmp_path: Path, weights: Weights
+) -> None:
+    """Two files may have a tensor of one name; the index says which counts."""
+    stored = to_huggingface_weights(weights)
+    name = next(iter(stored))
+    index = write_shards(tmp_path, stored)
+    second = "model-00002-of-00002.safetensors"
+    own = read_safetensors(tmp_path / second)
+    write_safetensors(tmp_path / second, {**own, name: stored[name] + 1})
+    before = open_checkpoint(str(tmp_path)).checksum()
+    entries = json.loads(index.read_text())
+    entries["weight_map"][name] = second
+    index.write_text(json.dumps(entries))
+    assert open_checkpoint(str(tmp_path)).checksum() != before
+
+
 def test_a_shard_is_missing(tmp_path: Path, weights: Weights) -> None:
     write_shards(tmp_path, to_huggingface_weights(weights))
     shard = tmp_path / "model-00002-of-00002.safetensors"
@@ -278,6 +295,32 @@ def test_a_pickle_is_refused(tmp_path: Path, content: bytes, name: str) -> None:
         assert load_error(tmp_path) == message
 
 
+def test_of_several_pickles_the_model_is_named(tmp_path: Path) -> None:
+    for name in ("optimizer.pt", "pytorch_model.bin", "training_args.bin"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04rest")
+    assert load_error(tmp_path).startswith(f"{tmp_path}/pytorch_model.bin: is a pickle")
+
+
+def test_pickles_in_several_files_are_converted_together(tmp_path: Path) -> None:
+    first = "pytorch_model-00001-of-00002.bin"
+    index = "pytorch_model.bin.index.json"
+    for name in ("optimizer.pt", first, "pytorch_model-00002-of-00002.bin"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04rest")
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": first}}))
+    rest = (
+        ": is a pickle of torch, one of several, and a pickle is a program: it is not "
+        "read. If it comes from somebody you trust, make model.safetensors of all of "
+        "them, in an environment with torch and safetensors:\n"
+        '  python -c "import pathlib, torch, safetensors.torch as s; '
+        f"d = pathlib.Path('{tmp_path}/'); s.save_file({{k: v.clone().contiguous() for "
+        "f in d.glob('pytorch_model-*.bin') for k, v in torch.load(f, "
+        "map_location='cpu', weights_only=True).items()}, d / 'model.safetensors')\""
+    )
+    assert load_error(tmp_path) == f"{tmp_path}/{first}{rest}"
+    assert load_error(tmp_path / first) == f"{tmp_path}/{first}{rest}"
+    assert load_error(tmp_path / index) == f"{tmp_path}/{index}{rest}"
+
+
 def test_safetensors_beside_a_pickle_are_read(model: Path, weights: Weights) -> None:
     (model.parent / "pytorch_model.bin").write_bytes(b"PK\x03\x04rest")
     assert_loads(model.parent, weights)
@@ -302,6 +345,29 @@ def test_a_file_of_any_name_is_known_by_its_content(
 def test_the_only_safetensors_file_of_a_folder(model: Path, weights: Weights) -> None:
     model.rename(model.parent / "bert.safetensors")
     assert_loads(model.parent, weights)
+
+
+@pytest.mark.parametrize("length", [0x7B20, 0x7A7B])
+def test_a_length_that_begins_like_json(
+    model: Path, weights: Weights, length: int
+) -> None:
+    """Its bytes are " {" and "{z", and zeros."""
+    content = model.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].ljust(length)
+    assert len(header) == length
+    model.write_bytes(length.to_bytes(8, "little") + header + content[end:])
+    assert_loads(model, weights)
+    assert_loads(model.parent, weights)
+
+
+def test_an_index_of_something_else_is_no_checkpoint(
+    model: Path, weights: Weights
+) -> None:
+    (model.parent / "faiss.index").write_bytes(b"IxFI")
+    assert_loads(model.parent, weights)
+    (model.parent / "faiss.data-00000-of-00001").touch()
+    assert load_error(model.parent).endswith("\n  model.safetensors\n  faiss.index")
 
 
 @pytest.mark.parametrize(

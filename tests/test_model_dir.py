@@ -19,7 +19,7 @@ from test_checkpoint import CONFIG
 
 from bert_extract import FeatureExtractor, read_features
 from bert_extract.config import BertConfig
-from bert_extract.errors import CheckpointError, OptionsError
+from bert_extract.errors import CheckpointError, ConfigError, OptionsError
 from bert_extract.model_dir import resolve_options
 from bert_extract.options import Options
 
@@ -97,9 +97,29 @@ def test_the_casing_is_the_tokenizers(tiny_huggingface: Path, tmp_path: Path) ->
     assert resolve_options(options).do_lower_case is False
 
 
+def test_another_vocab_has_the_casing_of_the_folder(
+    tiny_huggingface: Path, tmp_path: Path
+) -> None:
+    model_dir, other = tmp_path / "model", tmp_path / "other"
+    shutil.copytree(tiny_huggingface, model_dir)
+    other.mkdir()
+    shutil.copy(tiny_huggingface / "vocab.txt", other)
+    settings = model_dir / "tokenizer_config.json"
+    settings.write_text('{"do_lower_case": false}')
+    vocab_file = str(other / "vocab.txt")
+    assert resolve(model_dir, vocab_file=vocab_file).do_lower_case is False
+    settings.write_text('{"never_split": ["x"]}')
+    with pytest.raises(ConfigError, match="never_split"):
+        resolve(model_dir, vocab_file=vocab_file)
+    # What lies beside the vocab comes first.
+    (other / "tokenizer_config.json").write_text("{}")
+    assert resolve(model_dir, vocab_file=vocab_file).do_lower_case is True
+
+
 def test_an_early_sentence_transformer(tiny_huggingface: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_huggingface, tmp_path / "0_Transformer")
     (tmp_path / "modules.json").write_text("[]")
+    (tmp_path / "config.json").write_text('{"__version__": "0.2.5"}')
     (tmp_path / "1_Pooling").mkdir()
     assert files(resolve(tmp_path)) == (
         f"{tmp_path}/0_Transformer/vocab.txt",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,17 @@ def test_the_state_of_a_generator_is_no_weight(
     assert f"encoder/{state}{VALUE}" in ignored
 
 
+def test_a_number_that_no_layer_has_is_no_layer(
+    tmp_path: Path, weights: Weights
+) -> None:
+    values = encoder_values(weights, "BertEncoder", NUM_HEADS)
+    values["layer_with_weights-9999/_attention_layer/x"] = np.zeros(1, np.float32)
+    prefix = save(tmp_path, encoder=to_objects(values))
+    assert_loads(prefix, weights)
+    source = open_checkpoint(prefix).source("bert/pooler/dense/kernel")
+    assert source.names == (f"encoder/layer_with_weights-6/kernel{VALUE}",)
+
+
 # What it lacks.
 
 
@@ -385,6 +397,56 @@ def test_layers_of_another_mathematics_are_refused(
     assert load_error(prefix) == (
         "its encoder layers have variables that BERT's have not, so that BERT's "
         f"mathematics is not theirs:\n  encoder/{way}{VALUE}"
+    )
+
+
+def test_what_layers_share_is_named_once(tmp_path: Path, weights: Weights) -> None:
+    values = encoder_values(weights, "BertEncoderV2", NUM_HEADS)
+    shared = tf.Variable(np.eye(NUM_HEADS, dtype=np.float32))
+    for layer in (0, 1):
+        values[f"_transformer_layers/{layer}/_attention_layer/_shared"] = shared
+    prefix = save(tmp_path, encoder=to_objects(values))
+    assert load_error(prefix).splitlines()[1:] == [
+        f"  encoder/_transformer_layers/0/_attention_layer/_shared{VALUE}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("_att_input_pool_layers", [tf.Module()]), ("_pool_strides", [2, 2])],
+)
+def test_a_funnel_is_refused(
+    tmp_path: Path, weights: Weights, name: str, value: list[Any]
+) -> None:
+    encoder = to_objects(encoder_values(weights, "BertEncoderV2", NUM_HEADS))
+    setattr(encoder, name, value)
+    assert load_error(save(tmp_path, encoder=encoder)) == (
+        f"encoder has {name}, so it is a FunnelTransformerEncoder, which pools the "
+        "sequence between its layers; expected a BertEncoder or a BertEncoderV2"
+    )
+
+
+def test_normalizing_first_is_refused_where_it_is_said(
+    tmp_path: Path, prefix: str, weights: Weights
+) -> None:
+    params_file = tmp_path / "params.yaml"
+    params = "task:\n  model:\n    encoder:\n      bert:\n        norm_first: {}\n"
+    params_file.write_text(params.format("false"))
+    assert_loads(prefix, weights)
+    params_file.write_text(params.format("true"))
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(prefix, CONFIG)
+    assert str(caught.value).startswith(f"{params_file}: says norm_first: true, so ")
+
+
+def test_more_encoders_than_anybody_saves(tmp_path: Path) -> None:
+    values = {
+        f"e{number}/_transformer_layers/0/_attention_layer/x": np.float32(0)
+        for number in range(33)
+    }
+    assert load_error(save(tmp_path, model=to_objects(values))) == (
+        "expected one encoder; found more than 32 objects with encoder layers: is this "
+        "a BERT?"
     )
 
 
@@ -481,6 +543,26 @@ def test_a_graph_of_circles_ends(tmp_path: Path, prefix: str, weights: Weights) 
     variables = read_tf1_checkpoint(prefix)
     content = graph.SerializeToString()
     assert_loads(write_with_graph(tmp_path / "circles", content, variables), weights)
+
+
+def test_a_long_chain_of_objects_takes_little_memory(tmp_path: Path) -> None:
+    """The ways to all of its objects, side by side, would be 600 MB."""
+    graph = TrackableObjectGraph()
+    num_nodes = 20_000
+    for number in range(num_nodes):
+        node_id = min(number + 1, num_nodes - 1)
+        graph.nodes.add().children.add(node_id=node_id, local_name="ab")
+    variables = {"x": np.zeros(1, np.float32)}
+    content = graph.SerializeToString()
+    prefix = write_with_graph(tmp_path / "chain", content, variables)
+    tracemalloc.start()
+    try:
+        message = load_error(prefix)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "found no such encoder" in message
+    assert peak < 100 << 20
 
 
 def test_a_graph_whose_names_are_not_stored(tmp_path: Path, prefix: str) -> None:

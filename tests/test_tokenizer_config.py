@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from absl import logging
 
 from bert_extract.errors import ConfigError, VocabError
 from bert_extract.tokenizer_config import resolve_lower_case
@@ -35,6 +36,10 @@ def settings(tmp_path: Path, **keys: Any) -> None:
 def normalizer(tmp_path: Path, **keys: Any) -> None:
     tokenizer = {"normalizer": NORMALIZER | keys, "model": MODEL}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def tokenizer(tmp_path: Path, **keys: Any) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": MODEL, **keys}))
 
 
 def lower_case(tmp_path: Path, given: bool | None = None) -> bool:
@@ -137,6 +142,68 @@ def test_another_normalizer_is_refused(tmp_path: Path, key: str, value: object) 
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "shown", "plain"),
+    [
+        ("normalizer", None, "null", "BertNormalizer"),
+        ("normalizer", "Lowercase", '"Lowercase"', "BertNormalizer"),
+        ("pre_tokenizer", None, "null", "BertPreTokenizer"),
+        ("pre_tokenizer", {"type": "Whitespace"}, '"Whitespace"', "BertPreTokenizer"),
+    ],
+)
+def test_a_tokenizer_that_cuts_otherwise_is_refused(
+    tmp_path: Path, key: str, value: object, shown: str, plain: str
+) -> None:
+    tokenizer(tmp_path, **{key: value})
+    assert error(tmp_path, True) == (
+        f'tokenizer.json: "{key}" is {shown}: text is cut here as BERT cuts it, with '
+        f'"{plain}", and the model\'s vectors would not be the ones meant'
+    )
+
+
+def test_berts_own_tokenizer_is_taken(tmp_path: Path) -> None:
+    special = {"id": 0, "content": "[PAD]", "special": True}
+    tokenizer(
+        tmp_path,
+        normalizer=NORMALIZER,
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        added_tokens=[special],
+    )
+    settings(tmp_path, tokenizer_class=None)
+    assert lower_case(tmp_path) is True
+
+
+def test_added_words_are_refused(tmp_path: Path) -> None:
+    special = {"id": 0, "content": "[PAD]", "special": True}
+    words = [
+        {"id": 6, "content": "covid", "special": False},
+        {"id": 7, "content": "e-mail"},
+    ]
+    tokenizer(tmp_path, added_tokens=[special, *words])
+    assert error(tmp_path).startswith(
+        'tokenizer.json: "added_tokens" has 2 that are not special, "covid" first: '
+    )
+    tokenizer(tmp_path, added_tokens=[words[1]])
+    assert '"added_tokens" has 1 that is not special, "e-mail"' in error(tmp_path)
+    tokenizer(tmp_path, added_tokens={"covid": 6})
+    assert error(tmp_path).startswith('tokenizer.json: "added_tokens" is {"covid": 6}')
+
+
+def test_long_words_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.set_verbosity(logging.INFO)
+    tokenizer(tmp_path, model=MODEL | {"max_input_chars_per_word": 200})
+    assert lower_case(tmp_path) is True
+    assert caplog.messages == []
+    tokenizer(tmp_path)
+    assert lower_case(tmp_path) is True
+    assert caplog.messages == [
+        f"{tmp_path}/tokenizer.json: a word of more than 100 characters is [UNK] to "
+        "Hugging Face's tokenizer; here, as in the original, one of more than 200 is"
+    ]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"[1]"])
 def test_what_is_not_a_json_object(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer_config.json").write_bytes(content)
@@ -178,6 +245,7 @@ def test_a_vocab_file_may_begin_with_a_brace(tmp_path: Path) -> None:
         ({"vocab": {"a": 0, "b": 2}}, 'expected in its "vocab" the ids 0, 1, 2, ...'),
         ({"vocab": {"a": 0, "b": 0}}, 'expected in its "vocab" the ids 0, 1, 2, ...'),
         ({"vocab": {"a": 0, "b": True}}, 'expected in its "vocab" the ids 0, 1, 2,'),
+        ({"vocab": {"a": 0, "\ud800": 1}}, "characters; found '\\ud800', half of one"),
         ({"vocab": [["a", 0.5]]}, 'expected in its "vocab" the ids 0, 1, 2, ..., ea'),
         ({"unk_token": "<unk>"}, '"unk_token" must be "[UNK]", as in BERT; found "<un'),
         ({"continuing_subword_prefix": "@@"}, '"continuing_subword_prefix" must be'),
