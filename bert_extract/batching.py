@@ -16,11 +16,13 @@ from bert_extract.errors import BertExtractError
 from bert_extract.features import Features
 
 # A group ends with a line when it has so many parts (a line is one part, if it is not
-# long), and within a long line when it has twice as many. So groups, and what is made
-# of them (the members of a compressed file), depend on nothing but the lines; and
-# after a group that ends with a line it is as if the input began there.
+# long), and within a long line when it has twice as many, or so many entries. So
+# groups, and what is made of them (the members of a compressed file), depend on nothing
+# but the lines; and after a group that ends with a line it is as if the input began
+# there.
 GROUP_SIZE = 8
 _MAX_GROUP_SIZE = 2 * GROUP_SIZE
+_MAX_GROUP_ENTRIES = 4096
 # The share of a full window from which on a last one is divided.
 _LEAST_DIVIDED = 1 / 8
 # Blank lines are two tokens each: a window of tokens alone could hold too many lines.
@@ -65,11 +67,14 @@ def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
     then the error is raised.
     """
     group: list[Features] = []
+    num_entries = 0
     for part in features:
         group.append(part)
-        if len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE):
+        num_entries += part.size
+        is_full = len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE)
+        if is_full or (num_entries >= _MAX_GROUP_ENTRIES and not part.is_last):
             yield group
-            group = []
+            group, num_entries = [], 0
     if group:
         yield group
 

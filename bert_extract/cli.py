@@ -77,6 +77,14 @@ _OLD_FLAGS = (
     ),
 )
 
+# Flags that mean something only beside another one with this value. `Options` refuses
+# other values than the defaults; a flag that is there says more than its value.
+_BESIDE = (
+    ("word_pooling", "unit", "word"),
+    ("sentence_pooling", "unit", "sentence"),
+    ("doc_stride", "long_text", "window"),
+)
+
 
 def make_flags() -> flags.FlagValues:
     """Defines a flag for each field of `Options` and `Job`, and the original's rest."""
@@ -155,14 +163,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             EXIT_USAGE,
         )
     options = _from_flags(Options, values)
-    if options.wants_pooler and values["layers"].present:
-        return _complain(
-            "--layers: with --sentence_pooling=pooler there are no layers to choose, "
-            "the pooler stands upon the last one; leave one of the two flags away",
-            EXIT_USAGE,
-        )
+    misplaced = _misplaced(options, values)
+    if misplaced:
+        return _complain(misplaced, EXIT_USAGE)
     _set_up_logging(values.verbosity)
     return _run(options, _from_flags(Job, values))
+
+
+def _misplaced(options: Options, values: flags.FlagValues) -> str:
+    """What to say of a flag that would change nothing, whatever its value; or ""."""
+    if options.wants_pooler and values["layers"].present:
+        return (
+            "--layers: with --sentence_pooling=pooler there are no layers to choose, "
+            "the pooler stands upon the last one; leave one of the two flags away"
+        )
+    for name, other, wanted in _BESIDE:
+        found = getattr(options, other)
+        if values[name].present and found != wanted:
+            return (
+                f"--{name}={values[name].value} is for --{other}={wanted}; found "
+                f"--{other}={found}"
+            )
+    return ""
 
 
 def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:

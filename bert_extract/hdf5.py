@@ -24,6 +24,9 @@ from bert_extract.records import Record, RecordKind
 from bert_extract.spool import Frame, Spool
 
 _SENTENCES = "sentence_to_index"
+# What a line takes there beside its own text, at most:
+# ' (Occurrence 1000000)' and ': "999999999999", '.
+_MAX_BYTES_BESIDE_LINE = 40
 # HDF5 1.8's: files of 2008 and later libraries read it, and a group may have millions
 # of datasets.
 _LIBRARY_VERSIONS = ("v108", "v108")
@@ -34,6 +37,11 @@ def library_version() -> str:
     import h5py
 
     return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
+
+
+def text_size(line: str) -> int:
+    """The bytes that a line takes in sentence_to_index, at most."""
+    return len(json.dumps(line)) + _MAX_BYTES_BESIDE_LINE
 
 
 # ------------------------------------------------------------------------- writing

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import devices
+from bert_extract import devices, hdf5
 from bert_extract.checkpoint import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
@@ -27,8 +28,10 @@ from bert_extract.examples import (
     is_compressed,
     is_remote,
 )
-from bert_extract.formats import Format, check_installed, format_of, too_many_lines
+from bert_extract.features import Features
+from bert_extract.formats import Format, check_installed, format_of, too_much
 from bert_extract.options import Job, parse_shard
+from bert_extract.parts import line_of
 from bert_extract.progress import Progress, Summary
 from bert_extract.records import RecordKind
 from bert_extract.splits import (
@@ -167,7 +170,7 @@ def _do_output(
         summary.fingerprint = _fingerprint(engine, job, input_files, kind)
         if job.resume and _is_complete(summary):
             return
-        _check_num_lines(splits, kind.format, output_file)
+        _check_amount(splits, kind.format, output_file)
         engine.load()
         start = time.monotonic()
         try:
@@ -178,31 +181,75 @@ def _do_output(
     summary.log()
 
 
-def _check_num_lines(
+def _check_amount(
     splits: Sequence[Split], output_format: Format, output_file: str
 ) -> None:
     """Refuses now, not after hours, what the format has no room for.
 
-    What cannot be counted at the speed of a disk is refused by the writer.
+    What cannot be counted at the speed of a disk is refused when it comes.
     """
-    most = output_format.max_lines
-    if most is None:
-        return
-    num_lines = 0
+    ends: list[tuple[Split, int]] = []
     for split in splits:
         if is_remote(split.path) or not os.path.isfile(split.path):
             continue
-        if is_compressed(split.path):
-            continue
-        end = os.path.getsize(split.path) if split.end is None else split.end
-        if end - split.start > most - num_lines:  # a line has at least one byte
-            num_lines += count_lines(split.path, end) - count_lines(
-                split.path, split.start
-            )
+        if not is_compressed(split.path):
+            size = os.path.getsize(split.path)
+            ends.append((split, size if split.end is None else split.end))
+    num_bytes = sum(end - split.start for split, end in ends)
+    most = output_format.max_text
+    if most is not None and num_bytes > most:
+        raise OutputError(
+            f"{output_file}: the input has {num_bytes:,} bytes: "
+            f"{too_much(output_format)}"
+        )
+    most = output_format.max_lines
+    if most is None or num_bytes <= most:  # a line has at least one byte
+        return
+    num_lines = 0
+    for split, end in ends:
+        num_lines += count_lines(split.path, end)
+        num_lines -= count_lines(split.path, split.start)
         if num_lines > most:
             raise OutputError(
                 f"{output_file}: the input has more than {most:,} lines: "
-                f"{too_many_lines(output_format)}"
+                f"{too_much(output_format)}"
+            )
+
+
+class _TextRoom:
+    """The room that a format has for the text of the lines that it keeps."""
+
+    def __init__(self, output_format: Format, output_file: str) -> None:
+        self._format = output_format
+        self._output_file = output_file
+        self._num_bytes = 0
+
+    def take_kept(self, splits: Sequence[Split], errors: str, num_lines: int) -> None:
+        """Takes the room of the lines that an earlier run did."""
+        if self._format.max_text is None:
+            return
+        for example in itertools.islice(SplitReader(splits, errors), num_lines):
+            self._take(line_of(example), example.unique_id)
+
+    def take(self, lines: Sequence[Features]) -> None:
+        """Takes the room of a group.
+
+        Raises:
+          OutputError: there is not so much.
+        """
+        for features in lines:
+            if features.line is not None:  # a line's first part
+                self._take(features.line, features.unique_id)
+
+    def _take(self, line: str, linex_index: int) -> None:
+        most = self._format.max_text
+        if most is None:
+            return
+        self._num_bytes += hdf5.text_size(line)
+        if self._num_bytes > most:
+            raise OutputError(
+                f"{self._output_file}: the lines up to linex_index {linex_index} have "
+                f"more than {most:,} bytes: {too_much(self._format)}"
             )
 
 
@@ -248,9 +295,12 @@ def _write(
     try:
         reader = SplitReader(splits, job.errors, writer.num_records_kept)
         progress = Progress(summary, input_size(splits))
+        room = _TextRoom(kind.format, summary.output_file)
+        room.take_kept(splits, job.errors, writer.num_records_kept)
         examples = _shown(engine, reader)
         groups = engine.run(examples, encode, summary, kind.format.keeps_line)
         for lines, buffers, is_end in groups:
+            room.take(lines)
             num_records = sum(line.is_last for line in lines)
             writer.write(buffers, num_records, is_whole=lines[-1].is_last)
             if is_end:

@@ -82,7 +82,7 @@ def to_parts(
         lines = to_features(examples, tokenizer, layout.max_seq_length)
         if layout.keeps_line:
             lines = [
-                replace(features, line=_text_of(example))
+                replace(features, line=line_of(example))
                 for features, example in zip(lines, examples, strict=True)
             ]
         examples.clear()
@@ -103,8 +103,8 @@ def to_parts(
     examples.clear()
 
 
-def _text_of(example: Example) -> str:
-    """The line, as it was split."""
+def line_of(example: Example) -> str:
+    """The line, as it was split; a record's first part has it."""
     if example.text_b is None:
         return str(example.text_a)
     return f"{example.text_a} ||| {example.text_b}"
@@ -169,7 +169,7 @@ class _Line:
         self._example = example
         self._vocab = vocab
         self._layout = layout
-        self._line = _text_of(example) if layout.keeps_line else None
+        self._line = line_of(example) if layout.keeps_line else None
         self._carry = Carry()
         self._num_turns = 0
         self._first_position = -1  # of the first wordpiece, in the line of the file

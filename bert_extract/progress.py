@@ -37,8 +37,9 @@ class Summary:
     output_file: str = ""
     num_lines: int = 0  # of which this run wrote the records
     num_pairs: int = 0
-    # As the model sees them: [CLS] and [SEP] included, padding not; what two windows
-    # over a long text have in common counts twice.
+    # As the model sees them: [CLS] and [SEP] included, padding not. What two windows
+    # over a long text have in common counts twice, and with --unit=word a model input
+    # counts once for each part of its words that needs it: they come 1,024 at a time.
     num_tokens: int = 0
     num_slots: int = 0  # tokens that were computed, padding included
     num_truncated: int = 0  # lines of which wordpieces were left out

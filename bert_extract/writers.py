@@ -27,7 +27,7 @@ from bert_extract.formats import (
     PARQUET,
     ZSTANDARD,
     Format,
-    too_many_lines,
+    too_much,
 )
 from bert_extract.partial import (
     Fingerprint,
@@ -125,7 +125,7 @@ def _form_of(kind: OutputKind) -> PartialForm:
             parquet.write(spool_file, output_file, kind.records, kind.vector_dtype)
 
     return PartialForm(
-        spool.scan, convert, kind.format.max_lines, too_many_lines(kind.format)
+        spool.scan, convert, kind.format.max_lines, too_much(kind.format)
     )
 
 

@@ -27,11 +27,17 @@ def line(num_tokens: int, unique_id: int = 0) -> Features:
     return Features(unique_id, input_ids, token_type_ids, False, False)
 
 
-def parts(nums: Sequence[int], first_id: int = 0) -> Iterator[Features]:
-    """Lines of so many parts."""
+def parts(
+    nums: Sequence[int], first_id: int = 0, num_entries: int = 0
+) -> Iterator[Features]:
+    """Lines of so many parts, each with so many entries."""
     for unique_id, num_parts in enumerate(nums, first_id):
         for number in range(num_parts):
-            part = Part(is_first=number == 0, is_last=number == num_parts - 1)
+            part = Part(
+                is_first=number == 0,
+                is_last=number == num_parts - 1,
+                num_entries=num_entries,
+            )
             yield Features(unique_id, NO_IDS, NO_IDS, False, False, part)
 
 
@@ -78,15 +84,29 @@ def test_groups_end_with_a_line_and_within_a_long_one() -> None:
     assert ends == [(1, False), (2, True), (8, False), (8, False), (8, True)]
 
 
+def test_groups_within_a_long_line_have_a_bounded_number_of_entries() -> None:
+    # Lines of 1, 12, 3, 1, 1, 1, 1 and 1 parts: with a line only eight parts count.
+    cut = list(groups(parts([1, 12, 3, 1, 1, 1, 1, 1], num_entries=1024)))
+    assert [len(group) for group in cut] == [4, 4, 4, 8, 1]
+    ends = [(group[-1].unique_id, group[-1].is_last) for group in cut]
+    assert ends == [(1, False), (1, False), (1, False), (6, True), (7, True)]
+    cut = list(groups(parts([40], num_entries=500)))
+    assert [len(group) for group in cut] == [9, 9, 9, 9, 4]
+
+
+@pytest.mark.parametrize("num_entries", [0, 500, 1024])
 @pytest.mark.parametrize("seed", range(3))
-def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(seed: int) -> None:
+def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(
+    seed: int, num_entries: int
+) -> None:
     rng = np.random.default_rng(seed)
     nums = rng.choice([1, 1, 1, 2, 7, 30], 200).tolist()
-    whole = list(groups(parts(nums)))
+    whole = list(groups(parts(nums, 0, num_entries)))
     for number, group in enumerate(whole):
         if group[-1].is_last:
             done = group[-1].unique_id + 1
-            assert whole[number + 1 :] == list(groups(parts(nums[done:], done)))
+            rest = groups(parts(nums[done:], done, num_entries))
+            assert whole[number + 1 :] == list(rest)
 
 
 @pytest.mark.parametrize(

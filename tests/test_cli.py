@@ -154,6 +154,13 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
             ],
             "--layers: with --sentence_pooling=pooler there are no layers to choose",
         ),
+        # So are others whose value is the default's, but are there.
+        (["--word_pooling=mean"], "--word_pooling=mean is for --unit=word; found --un"),
+        (
+            ["--unit=word", "--sentence_pooling=mean"],
+            "--sentence_pooling=mean is for --unit=sentence; found --unit=word",
+        ),
+        (["--doc_stride=0"], "--doc_stride=0 is for --long_text=window; found --long"),
         (["--flagfile=/none/x.flags"], "/none/x.flags"),
         ([], "--vocab_file must be given"),
     ],
@@ -166,6 +173,16 @@ def test_wrong_flags_end_with_2(
     assert message in captured.err
     assert captured.err.startswith("bert-extract: ")
     assert captured.out == ""
+
+
+def test_a_flag_that_changes_nothing_is_found_in_a_flagfile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flagfile = tmp_path / "job.flags"
+    flagfile.write_text("--layers=-1,-2,-3,-4\n")
+    flags = ["--unit=sentence", "--sentence_pooling=pooler", f"--flagfile={flagfile}"]
+    assert run_here(flags) == 2
+    assert "--layers: with --sentence_pooling=pooler" in capsys.readouterr().err
 
 
 def test_flags_of_the_original_that_mean_nothing_change_nothing(

@@ -20,6 +20,7 @@ from nasty_records import NASTY_LINES, make_record, parts_of
 from bert_extract import InputError, NotFiniteError, Record, formats
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.formats import FORMATS, HDF5, JSONL, PARQUET, Format, format_of
+from bert_extract.hdf5 import text_size
 from bert_extract.options import Job
 from bert_extract.reading import load_features, read_features
 from bert_extract.records import RecordKind
@@ -216,6 +217,9 @@ def test_hdf5_has_elmos_layout(tmp_path: Path) -> None:
             "北京 😀 \u2028": "16",
         }
         assert list(sentences.values()) == [str(7 + n) for n in range(10)]
+        # What is refused is counted before anyone knows which lines come again.
+        num_bytes = len(file["sentence_to_index"][0])
+        assert num_bytes < sum(map(text_size, NASTY_LINES)) < num_bytes + 10 * 40
         dataset = file[sentences["the river bank (Occurrence 2)"]]
         assert (dataset.shape, dataset.dtype) == ((2, 22, 12), np.float32)
         assert (dataset[()] == records[2].vectors).all()
@@ -408,7 +412,9 @@ def test_more_lines_than_hdf5_takes_are_refused(
     encode, _ = encoder_for(dataclasses.replace(kind, format=HDF5))
     writer = open_writer(str(tmp_path / "out.h5"), kind, {}, resume=False)
     writer.write(encode(records[:4]), 4, is_whole=True)
-    with pytest.raises(OutputError, match=r"at most 4 lines; write Parquet .*--shard"):
+    with pytest.raises(
+        OutputError, match=r"at most 4 lines and .*; write Parquet .*--shard"
+    ):
         writer.write(encode(records[4:]), 1, is_whole=True)
     assert writer.suspend() == 4
 

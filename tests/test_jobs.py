@@ -23,6 +23,7 @@ from bert_extract import (
     OptionsError,
     OutputError,
     __version__,
+    batching,
     formats,
     jobs,
     load_features,
@@ -288,22 +289,101 @@ def test_the_values_of_a_binary_format_are_not_rounded(
         ).all()
 
 
-@pytest.mark.parametrize("name", ["in.txt", "in.txt.gz"])
-def test_more_lines_than_a_format_takes_are_refused(
-    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    few = dataclasses.replace(formats.HDF5, max_lines=4)
+def set_limits(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
+    few = dataclasses.replace(formats.HDF5, **limits)
     monkeypatch.setattr(formats, "FORMATS", (few,))
-    text = b"a\nb\nc\nd\ne"
-    text = gzip.compress(text) if name.endswith(".gz") else text
-    (tmp_path / name).write_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("texts", "is_known_early"),
+    [
+        ({"in.txt": b"a\nb\nc\nd\ne"}, True),
+        ({"in.txt.gz": b"a\nb\nc\nd\ne"}, False),
+        # Neither of them has more bytes than there may be lines.
+        ({"in1.txt": b"\n\n\n", "in2.txt": b"\n\n"}, True),
+        ({"in1.txt": b"\n\n", "in2.txt.gz": b"\n\n", "in3.txt": b"\n"}, False),
+    ],
+)
+def test_more_lines_than_a_format_takes_are_refused(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    texts: dict[str, bytes],
+    is_known_early: bool,
+) -> None:
+    set_limits(monkeypatch, max_lines=4)
+    for name, text in texts.items():
+        text = gzip.compress(text) if name.endswith(".gz") else text
+        (tmp_path / name).write_bytes(text)
+    engine = Engine(options)
+    job = Job(input_file=f"{tmp_path}/in*", output_file=str(tmp_path / "out.h5"))
+    message = r"out\.h5: .*at most 4 lines and .*; write Parquet"
+    with pytest.raises(OutputError, match=message):
+        run_job(engine, job, [])
+    # Of plain files it is known before anything is loaded.
+    assert bool(engine._graphs) != is_known_early
+    assert names(tmp_path) == sorted(texts)
+
+
+def test_few_lines_in_several_files_are_not_refused(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_limits(monkeypatch, max_lines=4)
+    (tmp_path / "in1.txt").write_bytes(b"the river\nbank\n")
+    (tmp_path / "in2.txt").write_bytes(b"the end\n\n")
+    summaries: list[Summary] = []
+    job = Job(input_file=f"{tmp_path}/in*", output_file=str(tmp_path / "out.h5"))
+    run_job(engine, job, summaries)
+    assert summaries[0].num_lines == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_known_early"),
+    [
+        ("in.txt", b"a river" * 43 + b"\n" + b"a river" * 43, True),
+        ("in.txt.gz", b"a river" * 43 + b"\n" + b"a river" * 43, False),
+        # 96 bytes, of which JSON makes 6 each and 40 more a line.
+        ("in.txt", b"\x01" * 95 + b"\n", False),
+    ],
+)
+def test_more_text_than_a_format_takes_is_refused(
+    options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    text: bytes,
+    is_known_early: bool,
+) -> None:
+    set_limits(monkeypatch, max_text=599)
+    content = gzip.compress(text) if name.endswith(".gz") else text
+    (tmp_path / name).write_bytes(content)
     engine = Engine(options)
     job = Job(input_file=str(tmp_path / name), output_file=str(tmp_path / "out.h5"))
-    with pytest.raises(OutputError, match=r"out\.h5: .*at most 4 lines; write Parquet"):
+    message = r"out\.h5: .*at most 1,000,000 lines and 599 bytes of text, as JSON; wri"
+    with pytest.raises(OutputError, match=message):
         run_job(engine, job, [])
-    # Of a plain file it is known before anything is loaded.
-    assert bool(engine._graphs) == name.endswith(".gz")
+    assert bool(engine._graphs) != is_known_early
     assert names(tmp_path) == [name]
+
+
+def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 1)
+    (tmp_path / "in.txt").write_bytes(b"the river bank\n" * 20)
+    output = tmp_path / "out.h5"
+    # A line takes 14 + 2 + 40 bytes: 16 of them are whole groups, the rest is not.
+    set_limits(monkeypatch, max_text=20 * 56 - 1)
+    job = Job(input_file=str(tmp_path / "in.txt"), output_file=str(output))
+    summaries: list[Summary] = []
+    for resume in (False, True):
+        job = dataclasses.replace(job, resume=resume)
+        message = r"the lines up to linex_index 19 have more than 1,119 bytes"
+        with pytest.raises(OutputError, match=message):
+            run_job(engine, job, summaries)
+    first, second = summaries
+    assert (first.num_lines, first.resumable_lines) == (20, 16)
+    assert (second.resumed_lines, second.resumable_lines) == (16, 16)
 
 
 # ------------------------------------------------------------- overlap, summaries
