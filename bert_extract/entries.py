@@ -1,7 +1,6 @@
 """Features, what the model computed for them -> Record: which entries, with what."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,30 +111,6 @@ class EntryMaker:
 
 
 _WHOLE = Part()
-
-
-def join_parts(parts: Sequence[Record]) -> Record:
-    """Makes one record of all the parts of a line."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    texts = first.texts
-    if texts is not None:
-        texts = tuple(text for part in parts for text in part.texts or ())
-    # A part without an entry has no offset; another has.
-    has_offsets = any(part.offsets is not None for part in parts)
-    spans = tuple(span for part in parts for span in part.offsets or ())
-    return replace(
-        first,
-        tokens=tuple(token for part in parts for token in part.tokens),
-        layers=tuple(
-            np.concatenate([part.layers[number] for part in parts])
-            for number in range(len(first.layers))
-        ),
-        texts=texts,
-        offsets=spans if has_offsets else None,
-        is_last=True,
-    )
 
 
 def lose_carries(parts: Sequence[Features]) -> None:

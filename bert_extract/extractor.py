@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_extract.engine import Engine
-from bert_extract.entries import join_parts
 from bert_extract.examples import parse_line
 from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
 from bert_extract.progress import Summary, summarizing
-from bert_extract.records import Record, check_finite
+from bert_extract.records import Record, check_finite, join_parts
 
 
 class FeatureExtractor:

@@ -1,6 +1,7 @@
 """Job -> output files: every one whole, resumable, or with its error in a Summary."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -30,7 +31,7 @@ from bert_extract.examples import (
 )
 from bert_extract.features import Features
 from bert_extract.formats import Format, check_installed, format_of, too_much
-from bert_extract.options import Job, parse_shard
+from bert_extract.options import Job, Options, parse_shard
 from bert_extract.parts import line_of
 from bert_extract.progress import Progress, Summary
 from bert_extract.records import RecordKind
@@ -75,15 +76,16 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
     job.check()
     input_files = expand_input_files(job.input_file)
     _check_files(job, input_files)
+    model_files = _ModelFiles(engine.options)
     if not job.output_dir:
-        _do_output(engine, job, input_files, job.output_file, summaries)
+        _do_output(engine, job, model_files, input_files, job.output_file, summaries)
         return
     suffix = format_of("", job.output_format).suffixes[0]
     output_files = outputs_in(job.output_dir, input_files, suffix)
     _make_folder(job.output_dir)
     for input_name, output_name in zip(input_files, output_files, strict=True):
         try:
-            _do_output(engine, job, [input_name], output_name, summaries)
+            _do_output(engine, job, model_files, [input_name], output_name, summaries)
         except (InputError, OutputError, NotFiniteError) as error:
             logging.error("%s", error)
 
@@ -143,6 +145,7 @@ def _check_files(job: Job, input_files: Sequence[str]) -> None:
 def _do_output(
     engine: Engine,
     job: Job,
+    model_files: "_ModelFiles",
     input_files: Sequence[str],
     output_file: str,
     summaries: list[Summary],
@@ -167,7 +170,7 @@ def _do_output(
     summaries.append(summary)
     with _recording(summary):
         splits = plan_splits(input_files, parse_shard(job.shard))
-        summary.fingerprint = _fingerprint(engine, job, input_files, kind)
+        summary.fingerprint = _fingerprint(engine, job, model_files, input_files, kind)
         if job.resume and _is_complete(summary):
             return
         _check_amount(splits, kind.format, output_file)
@@ -344,15 +347,38 @@ def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
 # ------------------------------------------------------------------ fingerprint
 
 
+class _ModelFiles:
+    """The files of the model, which are the same for every output of a job."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    @functools.cached_property
+    def checksums(self) -> dict[str, str]:
+        """What tells whether they are still the same; read when first asked for.
+
+        Raises:
+          CheckpointError: one of them cannot be read.
+        """
+        options = self._options
+        return {
+            "checkpoint_sha256": open_checkpoint(options.init_checkpoint).checksum(),
+            "vocab_sha256": _sha256(options.vocab_file),
+            "bert_config_sha256": _sha256(options.bert_config_file),
+        }
+
+
 def _fingerprint(
-    engine: Engine, job: Job, input_files: Sequence[str], kind: OutputKind
+    engine: Engine,
+    job: Job,
+    model_files: _ModelFiles,
+    input_files: Sequence[str],
+    kind: OutputKind,
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
     options = engine.options
     fingerprint: dict[str, Any] = {
-        "checkpoint_sha256": open_checkpoint(options.init_checkpoint).checksum(),
-        "vocab_sha256": _sha256(options.vocab_file),
-        "bert_config_sha256": _sha256(options.bert_config_file),
+        **model_files.checksums,
         "do_lower_case": options.do_lower_case,
         "layers": list(engine.layers),
         "layer_pooling": options.layer_pooling,

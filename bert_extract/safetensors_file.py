@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from bert_extract.checkpoint_format import Stored
 from bert_extract.errors import CheckpointError
+from bert_extract.examples import is_remote
 from bert_extract.tensors import aligned_bytes, to_tensor
 
 # A BERT of a thousand layers has a header of 2 MB. The length is not believed: parsing
@@ -199,7 +200,7 @@ class SafetensorsFile:
         try:
             with (
                 tf.io.gfile.GFile(self.path, "rb")
-                if "://" in self.path
+                if is_remote(self.path)
                 else open(self.path, "rb", buffering=0)
             ) as reader:
                 yield reader

@@ -1,6 +1,7 @@
 """A path, on the disk or far away -> the bytes of a file that fits in memory."""
 
 from bert_extract.errors import BertExtractError
+from bert_extract.examples import is_remote
 
 
 def read_bytes(path: str, error: type[BertExtractError], complaint: str) -> bytes:
@@ -28,7 +29,7 @@ def find_bytes(
     Raises:
       BertExtractError: the file is there, and cannot be read.
     """
-    if "://" not in path:
+    if not is_remote(path):
         try:
             with open(path, "rb") as reader:
                 return reader.read()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from absl import logging
 from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+from running import options_for
 
 from bert_extract import (
     FeatureExtractor,
@@ -39,13 +40,7 @@ from bert_extract.writers import OutputKind, open_writer
 
 @pytest.fixture(scope="module")
 def options(tiny_bert: Path) -> Options:
-    return Options(
-        vocab_file=str(tiny_bert / "vocab.txt"),
-        bert_config_file=str(tiny_bert / "bert_config.json"),
-        init_checkpoint=str(tiny_bert / "bert_model.ckpt"),
-        max_seq_length=32,
-        layers="-1",
-    )
+    return options_for(tiny_bert, layers="-1")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +89,21 @@ def test_two_inputs_with_one_name_are_refused(inputs: list[str]) -> None:
     both = f"{inputs[0]} and {inputs[1]} would both be written to out/a.jsonl"
     with pytest.raises(OptionsError, match=both):
         outputs_in("out", inputs)
+
+
+def test_the_files_of_the_model_are_summed_once_a_job(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summed = []
+
+    def noted(path: str) -> str:
+        summed.append(os.path.basename(path))
+        return path
+
+    monkeypatch.setattr(jobs, "_sha256", noted)
+    summaries = run_dir(engine, folder)
+    assert summed == ["vocab.txt", "bert_config.json"]
+    assert len({summary.fingerprint["vocab_sha256"] for summary in summaries}) == 1
 
 
 def test_a_bad_file_does_not_stop_the_others(engine: Engine, folder: Path) -> None:

@@ -24,6 +24,7 @@ from job_runs import (
     summary_of,
     write_input,
 )
+from running import options_for
 
 from bert_extract import Job, Options, OptionsError, OutputError, appending
 from bert_extract.engine import Engine
@@ -36,13 +37,7 @@ STARTED_LATE = 60.0  # a busy machine may need so many seconds to begin
 
 @pytest.fixture(scope="module")
 def options(tiny_bert: Path) -> Options:
-    return Options(
-        vocab_file=str(tiny_bert / "vocab.txt"),
-        bert_config_file=str(tiny_bert / "bert_config.json"),
-        init_checkpoint=str(tiny_bert / "bert_model.ckpt"),
-        max_seq_length=32,
-        layers="-1",
-    )
+    return options_for(tiny_bert, layers="-1")
 
 
 @pytest.fixture(scope="module")
