@@ -42,6 +42,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Late: it imports TensorFlow, and `--help` and `read_features` do without.
     if name == "FeatureExtractor":
+        from bert_extract.arithmetic import choose_kernels
+
+        choose_kernels()
         from bert_extract.extractor import FeatureExtractor
 
         return FeatureExtractor

@@ -31,10 +31,7 @@ _MAX_WINDOW_LINES = 16384
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the model gets: lines of one padded length.
-
-    The last rows may repeat the first line, see `to_batch`.
-    """
+    """What the model gets: lines of one padded length."""
 
     input_ids: NDArray[np.int32]  # [batch_size, seq_length]
     input_mask: NDArray[np.int32]  # [batch_size, seq_length], 1 for a token
@@ -147,29 +144,21 @@ def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int
     return batches
 
 
-def num_rows(num_lines: int, seq_length: int, min_slots: int) -> int:
-    """How many rows the batch of so many lines gets."""
-    return max(num_lines, -(-min_slots // seq_length))
-
-
-def to_batch(lines: Sequence[Features], seq_length: int, min_slots: int) -> Batch:
+def to_batch(lines: Sequence[Features], seq_length: int) -> Batch:
     """Pads lines to one length.
 
     Args:
       lines: each with at most `seq_length` tokens.
       seq_length: the padded length.
-      min_slots: the least rows x seq_length that the batch must have; it is reached
-        by repeating the first line.
 
     Returns:
-      int32 [batch_size, seq_length] three times; batch_size >= len(lines).
+      int32 [len(lines), seq_length] three times.
     """
-    batch_size = num_rows(len(lines), seq_length, min_slots)
-    input_ids = np.zeros((batch_size, seq_length), np.int32)
-    input_mask = np.zeros((batch_size, seq_length), np.int32)
-    token_type_ids = np.zeros((batch_size, seq_length), np.int32)
-    for row in range(batch_size):
-        line = lines[row] if row < len(lines) else lines[0]
+    shape = (len(lines), seq_length)
+    input_ids = np.zeros(shape, np.int32)
+    input_mask = np.zeros(shape, np.int32)
+    token_type_ids = np.zeros(shape, np.int32)
+    for row, line in enumerate(lines):
         num_tokens = len(line.input_ids)
         input_ids[row, :num_tokens] = line.input_ids
         input_mask[row, :num_tokens] = 1

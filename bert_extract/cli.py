@@ -13,6 +13,7 @@ from typing import IO, Any, NoReturn
 
 from absl import flags, logging
 
+from bert_extract import arithmetic
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.options import Job, Options, help_of
 from bert_extract.progress import Summary, summarizing
@@ -228,6 +229,7 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     options.check()
     job.check()
     with _silence(), _no_search_for_a_temporary_folder():
+        arithmetic.choose_kernels()
         # Only now: TensorFlow takes seconds to import, and `--help` none.
         import tensorflow_text  # noqa: F401 - imported here for its chatter
 

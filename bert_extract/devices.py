@@ -1,4 +1,4 @@
-"""The machine: how many cores, which GPUs, which arithmetic; TensorFlow set up for it.
+"""The machine: how many cores, which GPUs; TensorFlow set up for it.
 
 One batch a thread, each with one core to itself, comes within a few percent of what
 the cores can multiply; one batch split over the cores does not. So TensorFlow's own
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from absl import logging
 
+from bert_extract import arithmetic
 from bert_extract.errors import OptionsError
 
 # The least compute capability of an NVIDIA GPU that multiplies bfloat16.
@@ -110,9 +111,9 @@ def check_precision(precision: str, devices: list[Device]) -> None:
         if precision == "float16":
             raise OptionsError(
                 "--precision=float16: CPUs compute float16 slower than float32; "
-                + ("use --precision=bfloat16" if cpu_has_bfloat16() else way_out)
+                + ("use --precision=bfloat16" if arithmetic.has_bfloat16() else way_out)
             )
-        if not cpu_has_bfloat16():
+        if not arithmetic.has_bfloat16():
             raise OptionsError(
                 "--precision=bfloat16: this CPU has no instructions for it "
                 f"(avx512_bf16, amx_bf16 or bf16) and would be slower; {way_out}"
@@ -128,29 +129,6 @@ def check_precision(precision: str, devices: list[Device]) -> None:
                     f"{capability[0]}.{capability[1]} and bfloat16 needs 8.0; use "
                     "--precision=float16"
                 )
-
-
-def instruction_set() -> str:
-    """What of the CPU the digits of a result depend on."""
-    known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "avx", "bf16", "asimd")
-    flags = _cpu_flags()
-    return " ".join(name for name in known if name in flags) or "unknown"
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself."""
-    return bool(_cpu_flags() & {"amx_bf16", "avx512_bf16", "bf16"})
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as reader:
-            for line in reader:
-                if line.startswith(("flags", "Features")):
-                    return set(line.partition(":")[2].split())
-    except OSError:
-        logging.debug("no /proc/cpuinfo: the CPU's instructions are not known")
-    return set()
 
 
 def usable_cores() -> int:

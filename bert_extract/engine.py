@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import batching, devices
+from bert_extract import arithmetic, batching, devices, self_check
 from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
@@ -67,19 +67,8 @@ _MIN_WINDOW_TOKENS = 4096
 # two windows; a GPU's batches need them.
 _MAX_WINDOW_TOKENS = 32768
 _MAX_WINDOW_TOKENS_GPU = 65536
-# With a hidden_size of 1024 and more, the float32 matrix products of up to 100 rows
-# add in another order than those of more rows (TensorFlow 2.21 on x86-64). So that a
-# line's digits do not depend on its batch, every product gets at least so many rows.
-# A product of a single row is different at every size.
-_WIDE_HIDDEN_SIZE = 1024
-_MIN_SLOTS_WIDE = 128
-_MIN_SLOTS = 2
-
 # Kinds of variables that are named in the line that says how many are ignored.
 _MOST_KINDS = 8
-# The pooler's product has a row a line, and [CLS] of one line must not depend on how
-# many there are: it gets at least as many rows as any product of any batch.
-_MIN_POOLER_ROWS = 128
 # What a person calls the two.
 _GELU_FORMS = {GELU_TANH: "gelu in its tanh form", GELU_ERF: "gelu in its erf form"}
 
@@ -104,6 +93,7 @@ class Engine:
       device: where the model runs, for people.
       device_kind: what of that the digits depend on.
       num_threads: batches computed at once on the CPU.
+      arithmetic: the kernels that compute, and what they ask of the model.
     """
 
     def __init__(self, options: Options) -> None:
@@ -148,6 +138,8 @@ class Engine:
         self._log_config()
         self._log_vocab(vocab)
         devices.check_precision(self.options.precision, self._devices)
+        self.arithmetic = arithmetic.in_force(self.device_kind, self.options.precision)
+        self._keeps_bits = self.arithmetic.is_known
         self._vocab = vocab
         mixes = options.layer_pooling != "none"
         self._entry_maker = EntryMaker(
@@ -184,6 +176,40 @@ class Engine:
             self._tokenizer = tokenizer.result()
         self._log_weights(weights)
         self._graphs = [self._make_graph(weights, device) for device in self._devices]
+        if not self.arithmetic.is_known:
+            self._keeps_bits = self._check_bits(weights)
+
+    @property
+    def keeps_bits(self) -> bool:
+        """Whether a line's vectors have the same bits in any company on this machine.
+
+        Known of many machines; of the others it is found out when the weights are
+        loaded, which is done here if it was not.
+
+        Raises:
+          BertExtractError: the vocab or the checkpoint cannot work.
+        """
+        if not self.arithmetic.is_known:
+            self.load()
+        return self._keeps_bits
+
+    def _check_bits(self, loaded: LoadedWeights) -> bool:
+        keeps_bits = self_check.keeps_bits(
+            self.config,
+            loaded.weights,
+            self.options.precision,
+            self.arithmetic,
+            self._devices[0].name,
+        )
+        if not keeps_bits:
+            logging.warning(
+                "%s, %s: on this machine the last digits of a line's vectors depend on "
+                "the lines beside it, by 2e-5 at most (scripts/check_arithmetic.py "
+                "shows where)",
+                self.arithmetic.kernels,
+                self.options.precision,
+            )
+        return keeps_bits
 
     def _check_vocab_size(self, vocab: Vocab) -> None:
         if len(vocab.tokens) > self.config.vocab_size:
@@ -248,7 +274,7 @@ class Engine:
                 weights,
                 self._wanted,
                 self.options.precision,
-                _MIN_POOLER_ROWS,
+                self.arithmetic,
             )
             graph = tf.function(model, input_signature=[ids, ids, ids], autograph=False)
             traced: Callable[..., list[tf.Tensor]] = graph.get_concrete_function()
@@ -370,16 +396,12 @@ class Engine:
         length = batching.padded_length(len(line.input_ids), multiple)
         return min(length, self.config.max_position_embeddings)
 
-    def _min_slots(self) -> int:
-        is_wide = self.config.hidden_size >= _WIDE_HIDDEN_SIZE
-        return _MIN_SLOTS_WIDE if is_wide else _MIN_SLOTS
-
     def _compute(
         self, thread_number: int, lines: Sequence[Features]
     ) -> list[_Computed]:
         """Runs one batch; what it gives for each line are views of its outputs."""
         seq_length = self._padded_length(lines[0])
-        batch = batching.to_batch(lines, seq_length, self._min_slots())
+        batch = batching.to_batch(lines, seq_length)
         place = thread_number % len(self._devices)
         with tf.device(self._devices[place].name):
             outputs = self._graphs[place](
@@ -393,9 +415,11 @@ class Engine:
             arrays = mix_layers(
                 [arrays[number] for number in self._places], self.options.layer_pooling
             )
-        # Rows that were only computed to fill up the batch count with the first line.
+        # Rows that are only there for the kernels count with the first line.
         num_slots = [seq_length] * len(lines)
-        num_slots[0] += batch.input_ids.size - seq_length * len(lines)
+        num_rows = seq_length * len(lines)
+        rule = self.arithmetic.rows_for(self.config.hidden_size)
+        num_slots[0] += rule.num_rows(num_rows) - num_rows
         return [
             _Computed(
                 tuple(array[row, : len(line.input_ids)] for array in arrays),

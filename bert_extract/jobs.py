@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import devices, hdf5
+from bert_extract import arithmetic, hdf5
 from bert_extract.checkpoint import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
@@ -76,6 +76,7 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
     job.check()
     input_files = expand_input_files(job.input_file)
     _check_files(job, input_files)
+    _warn_of_other_bytes(engine, job)
     model_files = _ModelFiles(engine.options)
     if not job.output_dir:
         _do_output(engine, job, model_files, input_files, job.output_file, summaries)
@@ -139,6 +140,17 @@ def _check_files(job: Job, input_files: Sequence[str]) -> None:
             )
 
 
+def _warn_of_other_bytes(engine: Engine, job: Job) -> None:
+    """Says what a part of a run can still promise where bytes depend on batches."""
+    flag = "--resume" if job.resume else "--shard" if job.shard else ""
+    if flag and not engine.keeps_bits:
+        logging.warning(
+            "%s: no line is lost or doubled, and the values are those of a run in one "
+            "go within 2e-5, but not its very bytes: see above",
+            flag,
+        )
+
+
 # ------------------------------------------------------------------- one output
 
 
@@ -164,6 +176,7 @@ def _do_output(
     summary = Summary(
         output_file=output_file,
         device=engine.device,
+        arithmetic=engine.arithmetic.kernels,
         precision=engine.options.precision,
         num_threads=engine.num_threads,
     )
@@ -171,6 +184,7 @@ def _do_output(
     with _recording(summary):
         splits = plan_splits(input_files, parse_shard(job.shard))
         summary.fingerprint = _fingerprint(engine, job, model_files, input_files, kind)
+        summary.same_bytes = engine.keeps_bits
         if job.resume and _is_complete(summary):
             return
         _check_amount(splits, kind.format, output_file)
@@ -396,7 +410,9 @@ def _fingerprint(
         "bert_extract": __version__,
         "tensorflow": tf.__version__,
         "device": engine.device_kind,
-        "instruction_set": devices.instruction_set(),
+        "arithmetic": engine.arithmetic.kernels,
+        "arithmetic_settings": arithmetic.settings(),
+        "same_bytes": engine.keeps_bits,
     }
     return {**fingerprint, **fingerprint_of(kind)}
 

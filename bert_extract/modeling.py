@@ -5,6 +5,7 @@ Understanding" (2018), and Vaswani et al., "Attention Is All You Need" (2017), i
 details as the original's `modeling.py` has them.
 
     B batch_size   S seq_length   H hidden_size   N attention heads   D head size
+    R rows of a dense product: B * S, and as many of zeros as `arithmetic` asks for
 """
 
 import math
@@ -13,12 +14,21 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from bert_extract.arithmetic import Arithmetic, RowRule
 from bert_extract.config import GELU_ERF, GELU_TANH, BertConfig
 from bert_extract.options import EMBEDDINGS, POOLER
 
 # What the original adds to the scores of padding. Not -inf: a row without any token
 # must not become NaN.
 _MASKED = -10000.0
+# The pooler's product has a row a line, so the fewest rows of all products. Of so many
+# rows or more, every kind of kernel gives a row the same bits.
+_MIN_POOLER_ROWS = 128
+# No line is shorter than [CLS] and [SEP].
+_FEWEST_ROWS = 2
+# Elements that Eigen's exp takes at once, at most. The last ones of a tensor, which are
+# fewer, are rounded differently.
+_EXP_WIDTH = 16
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
@@ -84,8 +94,8 @@ class BertModel(tf.Module):
         config: BertConfig,
         weights: Mapping[str, tf.Tensor],
         indexes: Sequence[int | str],
-        compute_dtype: str = "float32",
-        min_pooler_rows: int = 1,
+        compute_dtype: str,
+        arithmetic: Arithmetic,
     ) -> None:
         """Takes the weights; they are not copied where no conversion is needed.
 
@@ -98,8 +108,8 @@ class BertModel(tf.Module):
             "pooler".
           compute_dtype: the dtype of the matrix products and of gelu. Residuals,
             LayerNorm, softmax and the pooler are float32 in any case.
-          min_pooler_rows: the least rows of the pooler's matrix product; zeros fill
-            it up.
+          arithmetic: what the kernels ask, so that a line's vectors depend on nothing
+            but the line.
         """
         super().__init__(name="bert")
         self._config = config
@@ -116,7 +126,8 @@ class BertModel(tf.Module):
             self._pooler = _Dense(
                 weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
             )
-        self._min_pooler_rows = min_pooler_rows
+        self._arithmetic = arithmetic
+        self._rows = arithmetic.rows_for(config.hidden_size)
         # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
         # takes 0.07 s. The weights are arguments, so one trace serves all.
         self._encoder_layer = tf.function(self._layer_step, autograph=False)
@@ -134,77 +145,72 @@ class BertModel(tf.Module):
         Returns:
           float32 [B, S, H] for each of the indexes; [B, 1, H] for "pooler".
         """
-        hidden = self._embed(input_ids, token_type_ids)
-        embeddings = hidden
+        batch_size, seq_length = tf.unstack(tf.shape(input_ids))
+        num_rows = batch_size * seq_length
+
+        def by_line(matrix: tf.Tensor) -> tf.Tensor:  # [R, H] -> [B, S, H]
+            return tf.reshape(matrix[:num_rows], [batch_size, seq_length, -1])
+
         adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
         adder = adder[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, S]
-        all_encoder_layers = []
-        for layer in self._layers:
+        hidden = _pad_rows(self._embed(input_ids, token_type_ids), self._rows)
+        outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: by_line(hidden)}
+        for number, layer in enumerate(self._layers):
             hidden = self._encoder_layer(layer, hidden, adder)
-            all_encoder_layers.append(hidden)
-        outputs = {EMBEDDINGS: embeddings}
+            outputs[number] = by_line(hidden)
         if self._pooler is not None:
-            outputs[POOLER] = self._pool(self._pooler, hidden)
+            outputs[POOLER] = self._pool(self._pooler, by_line(hidden))
         num_hidden_layers = self._config.num_hidden_layers
         return [
-            outputs[index]
-            if isinstance(index, str)
-            else all_encoder_layers[index % num_hidden_layers]
+            outputs[index if isinstance(index, str) else index % num_hidden_layers]
             for index in self._indexes
         ]
 
     def _pool(self, pooler: _Dense, hidden: tf.Tensor) -> tf.Tensor:
         """The last layer, [B, S, H] -> tanh(dense([CLS])), [B, 1, H]."""
         first_tokens = hidden[:, 0]  # [B, H]
-        batch_size = tf.shape(first_tokens)[0]
-        num_missing = tf.maximum(self._min_pooler_rows - batch_size, 0)
-        rows = tf.pad(first_tokens, [[0, num_missing], [0, 0]])
-        return tf.tanh(_dense(rows, pooler))[:batch_size, tf.newaxis]
+        rows = _pad_rows(first_tokens, self._rows.at_least(_MIN_POOLER_ROWS))
+        pooled = tf.tanh(_dense(rows, pooler))
+        return pooled[: tf.shape(hidden)[0], tf.newaxis]
 
     def _embed(self, input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
-        """int32 [B, S] twice -> float32 [B, S, H]."""
+        """int32 [B, S] twice -> float32 [B * S, H]."""
         tables = self._embeddings
         words = tf.gather(tables.word, input_ids)
         token_types = tf.gather(tables.token_type, token_type_ids)
         positions = tables.position[: tf.shape(input_ids)[1]]
         hidden = words + token_types + positions
-        return _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
+        hidden = _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
+        return tf.reshape(hidden, [-1, self._config.hidden_size])
 
     def _layer_step(
         self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
     ) -> tf.Tensor:
-        """One encoder layer: float32 [B, S, H] -> the same."""
+        """One encoder layer: float32 [R, H] -> the same."""
         epsilon = self._config.layer_norm_eps
-        hidden_size = self._config.hidden_size
-        shape = tf.shape(hidden)
-        # Matrices from here on: [B * S, H].
-        hidden = tf.reshape(hidden, [-1, hidden_size])
-        context = self._attend(layer, hidden, adder, shape[0], shape[1])
+        context = self._attend(layer, hidden, adder)
         attention = _dense(context, layer.attention_output)
         attention = tf.cast(attention, tf.float32) + hidden
         attention = _layer_norm(attention, layer.attention_norm, epsilon)
         intermediate = self._activation(_dense(attention, layer.intermediate))
         output = _dense(intermediate, layer.output)
         output = tf.cast(output, tf.float32) + attention
-        output = _layer_norm(output, layer.output_norm, epsilon)
-        return tf.reshape(output, [shape[0], shape[1], hidden_size])
+        return _layer_norm(output, layer.output_norm, epsilon)
 
     def _attend(
-        self,
-        layer: _EncoderLayer,
-        hidden: tf.Tensor,
-        adder: tf.Tensor,
-        batch_size: tf.Tensor,
-        seq_length: tf.Tensor,
+        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
     ) -> tf.Tensor:
-        """Multi-head self-attention: [B * S, H] -> [B * S, H]."""
+        """Multi-head self-attention: [R, H] -> [R, H]."""
         num_heads = self._config.num_attention_heads
         head_size = self._config.hidden_size // num_heads
+        batch_size, _, _, seq_length = tf.unstack(tf.shape(adder))
+        num_rows = batch_size * seq_length
 
         def by_head(dense: _Dense) -> tf.Tensor:  # [B, N, S, D]
+            # Taking the first rows copies nothing.
+            projected = _dense(hidden, dense)[:num_rows]
             split = [batch_size, seq_length, num_heads, head_size]
-            projected = tf.reshape(_dense(hidden, dense), split)
-            return tf.transpose(projected, [0, 2, 1, 3])
+            return tf.transpose(tf.reshape(projected, split), [0, 2, 1, 3])
 
         query, key, value = (
             by_head(layer.query),
@@ -214,10 +220,14 @@ class BertModel(tf.Module):
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
         scores = scores * tf.constant(1.0 / math.sqrt(head_size), scores.dtype)
         scores = scores + tf.cast(adder, scores.dtype)
-        probabilities = tf.cast(tf.nn.softmax(scores), value.dtype)
+        softmax = (
+            tf.nn.softmax if self._arithmetic.has_steady_softmax else _steady_softmax
+        )
+        probabilities = tf.cast(softmax(scores), value.dtype)
         context = tf.matmul(probabilities, value)  # [B, N, S, D]
         context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
-        return tf.reshape(context, [batch_size * seq_length, num_heads * head_size])
+        context = tf.reshape(context, [num_rows, num_heads * head_size])
+        return _pad_rows(context, self._rows)
 
 
 def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> int:
@@ -274,6 +284,27 @@ def _dense(x: tf.Tensor, dense: _Dense) -> tf.Tensor:
     """[rows, num_inputs] -> [rows, num_outputs], of the compute dtype."""
     product = tf.matmul(tf.cast(x, dense.kernel.dtype), dense.kernel)
     return tf.nn.bias_add(product, dense.bias)
+
+
+def _pad_rows(x: tf.Tensor, rule: RowRule) -> tf.Tensor:
+    """[num_rows, size] -> [rule.num_rows(num_rows), size]; the new rows are zeros.
+
+    Where no row is missing, nothing is copied.
+    """
+    if rule.multiple == 1 and rule.least <= _FEWEST_ROWS:
+        return x
+    num_rows = tf.shape(x)[0]
+    missing = tf.maximum(rule.least - num_rows, -num_rows % rule.multiple)
+    return tf.pad(x, [[0, missing], [0, 0]])
+
+
+def _steady_softmax(scores: tf.Tensor) -> tf.Tensor:
+    """tf.nn.softmax, with the same bits for a row wherever in the tensor it stands."""
+    scores = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
+    shape, size = tf.shape(scores), tf.size(scores)
+    flat = tf.pad(tf.reshape(scores, [-1]), [[0, -size % _EXP_WIDTH]])
+    exponentials = tf.reshape(tf.exp(flat)[:size], shape)
+    return exponentials / tf.reduce_sum(exponentials, axis=-1, keepdims=True)
 
 
 def _layer_norm(x: tf.Tensor, norm: _LayerNorm, epsilon: float) -> tf.Tensor:

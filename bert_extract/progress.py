@@ -54,6 +54,9 @@ class Summary:
     seconds: float = 0.0  # from the first line read to the output in its place
     peak_memory_bytes: int = 0
     device: str = ""
+    arithmetic: str = ""  # the kernels that computed
+    # Whether a line has the same bytes in any batch there; None until it is known.
+    same_bytes: bool | None = None
     precision: str = ""
     num_threads: int = 0
     json_kernel: str = ""  # "compiled" or "python"; "" where no JSON is written

@@ -4,9 +4,14 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from make_checkpoints import write_minilm_tf1
 
-from bert_extract.devices import set_up_tensorflow
+from bert_extract.arithmetic import choose_kernels
+
+choose_kernels()  # as the command does, before TensorFlow is imported
+
+from make_checkpoints import write_minilm_tf1  # noqa: E402 - it imports TensorFlow
+
+from bert_extract.devices import set_up_tensorflow  # noqa: E402 - so does it
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
 

@@ -9,7 +9,6 @@ import pytest
 from bert_extract.batching import (
     GROUP_SIZE,
     groups,
-    num_rows,
     padded_length,
     plan_batches,
     to_batch,
@@ -195,16 +194,9 @@ def test_every_line_is_in_one_batch_that_is_not_too_large(seed: int) -> None:
 
 
 def test_padding_is_zeros_and_the_mask_says_so() -> None:
-    batch = to_batch([line(4), line(2)], seq_length=5, min_slots=2)
+    batch = to_batch([line(4), line(2)], seq_length=5)
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 0], [1, 2, 0, 0, 0]]
     assert batch.input_mask.tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
     assert batch.token_type_ids.tolist() == [[0, 0, 1, 1, 0], [0, 0, 0, 0, 0]]
     assert batch.input_ids.dtype == batch.input_mask.dtype == np.int32
     assert batch.token_type_ids.dtype == np.int32
-
-
-def test_a_batch_with_too_few_slots_repeats_its_first_line() -> None:
-    batch = to_batch([line(3), line(2)], seq_length=3, min_slots=10)
-    assert batch.input_ids.tolist() == [[1, 2, 3], [1, 2, 0], [1, 2, 3], [1, 2, 3]]
-    assert num_rows(2, 3, 10) == 4
-    assert num_rows(5, 3, 10) == 5

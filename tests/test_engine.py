@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 from running import options_for, write_random_model
 
-from bert_extract import Record, VocabError, devices, engine
+from bert_extract import Record, VocabError, arithmetic, engine
 from bert_extract.devices import Device
 from bert_extract.engine import Engine
 from bert_extract.errors import InputError, OptionsError
@@ -209,7 +209,7 @@ def test_some_cores_can_be_used() -> None:
 def test_an_arithmetic_that_the_cpu_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch, precision: str, has_bfloat16: bool, message: str
 ) -> None:
-    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(arithmetic, "has_bfloat16", lambda: has_bfloat16)
     cpu = [Device("/CPU:0", "CPU", "CPU, 2 threads")]
     if not message:
         devices.check_precision(precision, cpu)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reference_model import gelu_erf, gelu_tanh, run_bert
 from test_checkpoint import CONFIG
 
+from bert_extract.arithmetic import FLOAT32, in_force
 from bert_extract.config import GELU_ERF, GELU_TANH, BertConfig
 from bert_extract.modeling import BertModel
 
@@ -18,7 +19,9 @@ from bert_extract.modeling import BertModel
 def through_the_graph(hidden_act: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The activation of a product with the unit matrix: float32 [rows, 64] -> same."""
     config = BertConfig(8, 64, 1, 1, 64, hidden_act, 8, 2)
-    model = BertModel(config, random_tensors(config), [0])
+    model = BertModel(
+        config, random_tensors(config), [0], FLOAT32, in_force("CPU", FLOAT32)
+    )
     unit = tf.constant(np.eye(64, dtype=np.float32))
     nothing = tf.constant(np.zeros(64, np.float32))
 
@@ -60,7 +63,7 @@ def test_the_encoder_with_each_against_float64(hidden_act: str) -> None:
     config = BertConfig(50, 8, 3, 2, 32, hidden_act, 16, 2)
     weights = random_weights(CONFIG, seed=1)
     tensors = {name: tf.constant(values) for name, values in weights.items()}
-    model = BertModel(config, tensors, [0, 1, 2])
+    model = BertModel(config, tensors, [0, 1, 2], FLOAT32, in_force("CPU", FLOAT32))
     input_ids, token_type_ids = [2, 7, 9, 3, 11, 3], [0, 0, 0, 0, 1, 1]
     ids = tf.constant([input_ids])
     outputs = model(ids, tf.ones_like(ids), tf.constant([token_type_ids]))

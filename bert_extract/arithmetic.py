@@ -1,0 +1,232 @@
+"""The CPU, TensorFlow's settings -> what keeps a row's bits the same in any company.
+
+float32 sums depend on their order, and a kernel chooses the order by the shape of the
+whole matrix. A line's vectors must not depend on the lines beside it, so the model
+gives each kind of kernel the shapes with which a row's bits are always the same. Which
+these are was measured, kind by kind; `scripts/check_arithmetic.py` measures them on
+the machine that it runs on.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+from absl import logging
+
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
+
+# Turns oneDNN's kernels on or off in TensorFlow, which looks once, when it is imported.
+ONEDNN_SWITCH = "TF_ENABLE_ONEDNN_OPTS"
+
+# Other variables that make TensorFlow, oneDNN or CUDA compute other bits.
+_VARIABLES = (
+    "ONEDNN_CPU_ISA_HINTS",
+    "DNNL_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "TF_SET_ONEDNN_FPMATH_MODE",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
+    "NVIDIA_TF32_OVERRIDE",
+)
+
+# Instruction sets as oneDNN calls them, each with the CPU's flags (of /proc/cpuinfo)
+# that it needs besides those of the ones before it.
+_INSTRUCTION_SETS = (
+    ("SSE41", {"sse4_1"}),
+    ("AVX", {"avx"}),
+    ("AVX2", {"avx2", "fma"}),
+    ("AVX512_CORE", {"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    ("AVX512_CORE_VNNI", {"avx512_vnni"}),
+    ("AVX512_CORE_BF16", {"avx512_bf16"}),
+    ("AVX512_CORE_FP16", {"avx512_fp16"}),
+    ("AVX512_CORE_AMX", {"amx_tile", "amx_int8", "amx_bf16"}),
+    ("AVX512_CORE_AMX_FP16", {"amx_fp16"}),
+)
+_AVX512 = ("AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
+# Sets beside that line; as caps of oneDNN's they stand for the one below.
+_SIDE_SETS = {
+    "AVX2_VNNI": "AVX2",
+    "AVX2_VNNI_2": "AVX2",
+    "AVX10_1_512": "AVX512_CORE_FP16",
+}
+
+# What of a product's inputs and outputs is large: see the first row of the table.
+_WIDE = 1024
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """How many rows a dense product must have; what is missing is padded with zeros."""
+
+    multiple: int = 1
+    least: int = 1  # a multiple of it
+
+    def num_rows(self, num_rows: int) -> int:
+        """The rows of the product that has so many rows to compute."""
+        return max(self.least, -(-num_rows // self.multiple) * self.multiple)
+
+    def at_least(self, num_rows: int) -> "RowRule":
+        """The same rule, for products of never fewer rows than that."""
+        return RowRule(self.multiple, self.num_rows(num_rows))
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How this process computes, and what that asks of the model."""
+
+    kernels: str  # for people and fingerprints: "oneDNN, AVX512_CORE_BF16"
+    rows: RowRule
+    wide_rows: RowRule  # where a product has 1,024 inputs and outputs or more
+    # Whether a row of tf.nn.softmax has the same bits wherever it stands. Else it is
+    # written out, see `modeling`.
+    has_steady_softmax: bool
+    # Whether that was measured for this kind. Else `self_check` has to look.
+    is_known: bool
+
+    def rows_for(self, hidden_size: int) -> RowRule:
+        """The rule for a model of that size."""
+        return self.wide_rows if hidden_size >= _WIDE else self.rows
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A row of the table."""
+
+    has_onednn: bool
+    instruction_sets: tuple[str, ...]
+    precisions: tuple[str, ...]
+    rows: RowRule
+    wide_rows: RowRule
+    has_steady_softmax: bool
+
+
+# TensorFlow 2.21 on x86-64, one thread an operation. Every row count from 1 to 60 and
+# some 170 up to 1,200, for the 15 products of BERTs of 128 to 1,024: bits against those
+# of 1,200 rows. "Bad" are the counts that differ.
+_KINDS = (
+    # Bad: 1; where inputs and outputs are 1,024 or more all counts up to 100, which
+    # add in another order. Softmax: all the same. Seen on AMD family 25 model 17 (Zen
+    # 4) and family 26 (Zen 5), as they are and capped at AVX512_CORE.
+    _Kind(True, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
+    # The same in bfloat16, where the CPU multiplies it.
+    _Kind(
+        True, ("AVX512_CORE_BF16",), (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True
+    ),
+    # Eigen's blocks around oneDNN's product, as on Zen 2 and 3 and Intel before
+    # Skylake-X. Bad: rows at the end of a block of the kernel, so most counts that
+    # are no multiple of 12; of those none. Softmax: the last elements of most tensors.
+    # Seen on AMD family 25 model 1 (Zen 3), and with AVX-512 CPUs capped at AVX2.
+    _Kind(False, ("AVX2",), (FLOAT32,), RowRule(12, 12), RowRule(12, 12), False),
+    # The same blocks around AVX-512's product. Bad: 1. Softmax as above.
+    # Seen on AMD family 25 model 17, capped at AVX512_CORE and not capped.
+    _Kind(False, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 2), False),
+)
+# Not in the table: oneDNN at AVX2 (bad: up to 828 rows at every multiple), which
+# `choose_kernels` avoids; Eigen at AVX (single counts up to 1,164, whatever the
+# multiple); AMX, arm64 and GPUs, which were not seen. Nobody knows what a machine asks
+# that is in no row; this satisfies each of them.
+_UNKNOWN_ROWS = RowRule(48, 144)
+
+
+def choose_kernels() -> None:
+    """Sets the kernels of TensorFlow that are fastest here and keep the promise.
+
+    To be called before TensorFlow is imported; afterwards it changes nothing. Where the
+    variable is set already, it is left alone: `in_force` tells what it leads to.
+
+    TensorFlow's own choice is oneDNN for CPUs with AVX-512 VNNI, AVX VNNI and newer.
+    AVX VNNI alone (laptops) would have kernels whose rows depend on their company at
+    most row counts; AVX-512 without VNNI would have the slower ones.
+    """
+    if ONEDNN_SWITCH in os.environ or "tensorflow" in sys.modules:
+        return
+    if platform.machine() in ("x86_64", "AMD64"):
+        has_avx512 = instruction_set().startswith("AVX512")
+        os.environ[ONEDNN_SWITCH] = "1" if has_avx512 else "0"
+
+
+def in_force(device_kind: str, precision: str) -> Arithmetic:
+    """What this process computes with; TensorFlow is imported for it.
+
+    Args:
+      device_kind: "CPU", or what the kind of GPU is called.
+      precision: the dtype of the matrix products.
+    """
+    if device_kind != "CPU":
+        # Products of GPUs are chosen by their shape in ways that no row count mends.
+        return Arithmetic(device_kind, RowRule(1, 2), RowRule(1, 2), True, False)
+    import tensorflow as tf
+
+    has_onednn, name = _has_onednn(), instruction_set()
+    kernels = f"{'oneDNN' if has_onednn else 'Eigen'}, {name}"
+    # As `devices` sets it, unless TensorFlow had begun before. Eigen divides a product
+    # among its threads, and so each row's place in a block changes with their number.
+    is_alone = tf.config.threading.get_intra_op_parallelism_threads() == 1
+    for kind in _KINDS:
+        if (
+            kind.has_onednn == has_onednn
+            and name in kind.instruction_sets
+            and precision in kind.precisions
+        ):
+            return Arithmetic(
+                kernels, kind.rows, kind.wide_rows, kind.has_steady_softmax, is_alone
+            )
+    return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that are set and change bits in ways that no table knows."""
+    return {name: environment[name] for name in _VARIABLES if environment.get(name)}
+
+
+def instruction_set() -> str:
+    """The instructions that oneDNN may use, by oneDNN's name for them.
+
+    The best that the CPU has, or less where `ONEDNN_MAX_CPU_ISA` says so. On a CPU that
+    is not x86-64: what the machine is called.
+    """
+    flags = cpu_flags()
+    found = ""
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
+    cap = _SIDE_SETS.get(cap.upper(), cap.upper())
+    for name, needed in _INSTRUCTION_SETS:
+        # AMX comes without AVX512_CORE_FP16 nowhere, AVX512_CORE_BF16 without VNNI
+        # nowhere: a set that is missing ends the line.
+        if not needed <= flags:
+            break
+        found = name
+        if name == cap:
+            break
+    return found or platform.machine()
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself, and may."""
+    if cpu_flags() & {"bf16"}:  # arm64
+        return True
+    names = [name for name, _ in _INSTRUCTION_SETS]
+    found = instruction_set()
+    return found in names and names.index(found) >= names.index("AVX512_CORE_BF16")
+
+
+def cpu_flags() -> Set[str]:
+    """The CPU's flags in /proc/cpuinfo; none where there is no such file."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as reader:
+            for line in reader:
+                if line.startswith(("flags", "Features")):
+                    return set(line.partition(":")[2].split())
+    except OSError:
+        logging.debug("no /proc/cpuinfo: the CPU's instructions are not known")
+    return set()
+
+
+def _has_onednn() -> bool:
+    """Whether TensorFlow's operations are oneDNN's in this process."""
+    # TensorFlow tells its own tests so, and nobody else.
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
