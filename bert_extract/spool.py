@@ -190,7 +190,8 @@ def _explaining(path: str, start: int) -> Iterator[None]:
     except BrokenFrameError as error:
         raise OutputError(
             f"{path}: the record at byte {start:,} is not what was written: {error}. "
-            "Remove the file and run again"
+            "Give the same command with --resume: what stands before the damage is "
+            "kept, the rest is computed again"
         ) from error
 
 
