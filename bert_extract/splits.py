@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bert_extract.errors import InputError
 from bert_extract.examples import (
     STDIN,
     Example,
@@ -14,6 +15,7 @@ from bert_extract.examples import (
     read_example,
     reading,
 )
+from bert_extract.stamps import InputWatch
 
 _BLOCK_SIZE = 1 << 22
 
@@ -83,7 +85,11 @@ class SplitReader:
     """The examples of splits that follow each other in the input."""
 
     def __init__(
-        self, splits: Sequence[Split], errors: str, num_skipped: int = 0
+        self,
+        splits: Sequence[Split],
+        errors: str,
+        num_skipped: int = 0,
+        watch: InputWatch | None = None,
     ) -> None:
         """Makes a reader; nothing is opened before it is iterated over.
 
@@ -91,10 +97,12 @@ class SplitReader:
           splits: as `plan_splits` gives them.
           errors: what to do with bytes that are not UTF-8, as Python names it.
           num_skipped: how many lines from the beginning to pass over undecoded.
+          watch: compares each file when it is opened and when its lines are read.
         """
         self._splits = splits
         self._errors = errors
         self._num_skipped = num_skipped
+        self._watch = watch
         self._num_bytes_done = 0
         self._num_lines_read = 0
         self._lines: LineReader | None = None
@@ -113,13 +121,21 @@ class SplitReader:
         """Yields one `Example` a line.
 
         Raises:
-          InputError: a file cannot be read, or a line is not UTF-8.
+          InputError: a file cannot be read or has changed, or a line is not UTF-8.
         """
+        try:
+            yield from self._examples()
+        except InputError:
+            if self._watch is not None:
+                self._watch.check()  # half a line or file has a reason, which it tells
+            raise
+
+    def _examples(self) -> Iterator[Example]:
         num_to_skip = self._num_skipped
         unique_id = 0
         for split in self._splits:
             unique_id = max(unique_id, split.first_index)
-            self._lines = LineReader(split.path, split.start, split.end)
+            self._lines = LineReader(split.path, split.start, split.end, self._watch)
             line_number = split.first_line
             for line in self._lines:
                 line_number += 1
