@@ -39,6 +39,7 @@ from bert_extract.records import RecordKind
 from bert_extract.splits import (
     Split,
     SplitReader,
+    check_shards,
     count_lines,
     input_size,
     plan_splits,
@@ -173,8 +174,11 @@ def _do_output(
     with _recording(summary):
         # The first look at the inputs: whatever is read later is compared with it.
         watch = InputWatch(input_files)
-        splits = plan_splits(input_files, parse_shard(job.shard))
-        if job.shard:
+        shard = parse_shard(job.shard)
+        if shard is not None:
+            check_shards(input_files, shard)
+        splits = plan_splits(input_files, shard)
+        if shard is not None:
             watch.check_all()  # their sizes and lines say where the shard begins
         summary.fingerprint = _fingerprint(engine, job, model_files, watch, kind)
         if job.resume and _is_complete(summary):
