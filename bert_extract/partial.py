@@ -21,6 +21,7 @@ from absl import logging
 
 from bert_extract import appending
 from bert_extract.appending import AppendFile, Buffer, explaining
+from bert_extract.checksum import crc32
 from bert_extract.errors import OutputError
 
 Fingerprint = Mapping[str, Any]
@@ -277,7 +278,7 @@ class PartialWriter:
         num_bytes = sum(len(buffer) for buffer in buffers)
         with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
             for buffer in buffers:
-                self._crc = zlib.crc32(buffer, self._crc)
+                self._crc = crc32(buffer, self._crc)
                 self._file.append(buffer)
         self.num_bytes += num_bytes
         self._num_records += num_records
@@ -538,7 +539,7 @@ def _checksum(descriptor: int, start: _Checkpoint, end: int) -> int | None:
         block = os.pread(descriptor, min(_BLOCK_SIZE, end - position), position)
         if not block:
             return None
-        crc = zlib.crc32(block, crc)
+        crc = crc32(block, crc)
         position += len(block)
     return crc
 
