@@ -1,16 +1,17 @@
-"""The one thing that pyproject.toml cannot say: a compiled part that may be missing."""
+"""What pyproject.toml cannot say: compiled parts that may be missing."""
 
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
         Extension(
-            "bert_extract._json_kernel",
-            ["bert_extract/_json_kernel.c"],
+            f"bert_extract.{name}",
+            [f"bert_extract/{name}.c"],
             extra_compile_args=["-O3"],
             # Without a compiler the package installs all the same and writes the
             # same bytes in Python.
             optional=True,
         )
+        for name in ("_json_kernel", "_crc_kernel")
     ]
 )

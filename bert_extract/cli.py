@@ -272,10 +272,16 @@ def _die_of(number: int, summaries: Sequence[Summary]) -> int:
 def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
     for summary in summaries:
         if summary.resumable_lines:
+            how = "the same command with --resume goes on after them"
+            if summary.needs_same_input:
+                how = (
+                    "--resume goes on after them only with the very input that they "
+                    "were made from, its size and time included; with another one, "
+                    "run without --resume, from the beginning"
+                )
             print(
                 f"bert-extract: {summary.output_file}.partial holds "
-                f"{summary.resumable_lines:,} lines; the same command with --resume "
-                "goes on after them",
+                f"{summary.resumable_lines:,} lines; {how}",
                 file=sys.stderr,
             )
 

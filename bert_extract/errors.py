@@ -3,6 +3,7 @@
 BertExtractError
  +-- OptionsError      a flag or an option is wrong (the command exits with 2)
  +-- InputError        a text file cannot be read as lines of UTF-8
+ |    +-- InputReadError     the system could not read it; later it may
  +-- VocabError        the vocab file is not a BERT vocab
  +-- ConfigError       bert_config.json is missing something or says nonsense
  +-- CheckpointError   weights are missing, misshapen or unreadable
@@ -25,6 +26,10 @@ class OptionsError(BertExtractError):
 
 class InputError(BertExtractError):
     """A text file is missing, unreadable, or not UTF-8."""
+
+
+class InputReadError(InputError):
+    """The system could not read a text file; nothing is known to be wrong with it."""
 
 
 class VocabError(BertExtractError):

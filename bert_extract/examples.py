@@ -10,12 +10,12 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.errors import InputError
+from bert_extract.errors import InputError, InputReadError
 from bert_extract.long_lines import LongLine, LongText, Text, others_before_returns
 
 STDIN = "-"
@@ -245,15 +245,31 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: not a whole gzip file: {error}") from error
+        raise InputError(
+            f"{path}: not a whole gzip file: {error}. Get a whole one ('gzip -t' "
+            "checks it) and run again without --resume, which goes on with the very "
+            "same input only"
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{name_of(path)}: cannot read it: {reason}") from error
+        raise InputReadError(f"{name_of(path)}: cannot read it: {reason}") from error
 
 
 def name_of(path: str) -> str:
     """The path as messages show it."""
     return "standard input" if path == STDIN else path
+
+
+class Watch(Protocol):
+    """Who is told of a file that is read, and may raise an `InputError`."""
+
+    def begin(self, path: str, opened: IO[bytes]) -> None:
+        """It was opened."""
+        ...
+
+    def end(self, path: str) -> None:
+        """All of it was read that will be."""
+        ...
 
 
 class LineReader:
@@ -263,48 +279,63 @@ class LineReader:
       num_bytes_read: how much of the file on the disk has been read.
     """
 
-    def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        start: int = 0,
+        end: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         """Makes a reader of the lines whose first byte is in [start, end).
 
         Args:
           path: a file; one that is compressed is only read whole.
           start: an offset in bytes, anywhere in a line.
           end: an offset in bytes; None is the end of the file.
+          watch: is told when the file is opened, and when the last line was read.
         """
         self.num_bytes_read = 0
         self._path = path
         self._start = start
         self._end = end
+        self._watch = watch
 
     def __iter__(self) -> Iterator[bytes]:
         r"""Yields each line without its "\n".
 
         Raises:
-          InputError: the file cannot be opened or read.
+          InputError: the file cannot be opened or read, or the watch refuses it.
         """
         with reading(self._path), open_raw(self._path) as raw:
-            if is_compressed(self._path):
-                with gzip.open(raw, "rb") as unzipped:
-                    for line in unzipped:
-                        self.num_bytes_read = raw.tell()
-                        lines = [line.removesuffix(b"\n")]
-                        del line
-                        yield lines.pop()
+            if self._watch is not None:
+                self._watch.begin(self._path, raw)
+            yield from self._lines_of(raw)
+            if self._watch is not None:
+                self._watch.end(self._path)
+
+    def _lines_of(self, raw: IO[bytes]) -> Iterator[bytes]:
+        if is_compressed(self._path):
+            with gzip.open(raw, "rb") as unzipped:
+                for line in unzipped:
+                    self.num_bytes_read = raw.tell()
+                    lines = [line.removesuffix(b"\n")]
+                    del line
+                    yield lines.pop()
+            return
+        position = 0
+        if self._start:
+            # The line before ends at the first newline from start - 1 on.
+            raw.seek(self._start - 1)
+            position = self._start - 1 + len(raw.readline())
+        for line in raw:
+            if self._end is not None and position >= self._end:
                 return
-            position = 0
-            if self._start:
-                # The line before ends at the first newline from start - 1 on.
-                raw.seek(self._start - 1)
-                position = self._start - 1 + len(raw.readline())
-            for line in raw:
-                if self._end is not None and position >= self._end:
-                    return
-                position += len(line)
-                self.num_bytes_read = position - self._start
-                # Not kept here while the caller works on it: it may be long.
-                lines = [line.removesuffix(b"\n")]
-                del line
-                yield lines.pop()
+            position += len(line)
+            self.num_bytes_read = position - self._start
+            # Not kept here while the caller works on it: it may be long.
+            lines = [line.removesuffix(b"\n")]
+            del line
+            yield lines.pop()
 
 
 def read_example(

@@ -18,6 +18,7 @@ from bert_extract.engine import Engine
 from bert_extract.errors import (
     CheckpointError,
     InputError,
+    InputReadError,
     NotFiniteError,
     OptionsError,
     OutputError,
@@ -38,10 +39,12 @@ from bert_extract.records import RecordKind
 from bert_extract.splits import (
     Split,
     SplitReader,
+    check_shards,
     count_lines,
     input_size,
     plan_splits,
 )
+from bert_extract.stamps import InputWatch
 from bert_extract.version import __version__
 from bert_extract.writers import (
     OutputKind,
@@ -182,8 +185,15 @@ def _do_output(
     )
     summaries.append(summary)
     with _recording(summary):
-        splits = plan_splits(input_files, parse_shard(job.shard))
-        summary.fingerprint = _fingerprint(engine, job, model_files, input_files, kind)
+        # The first look at the inputs: whatever is read later is compared with it.
+        watch = InputWatch(input_files)
+        shard = parse_shard(job.shard)
+        if shard is not None:
+            check_shards(input_files, shard)
+        splits = plan_splits(input_files, shard)
+        if shard is not None:
+            watch.check_all()  # their sizes and lines say where the shard begins
+        summary.fingerprint = _fingerprint(engine, job, model_files, watch, kind)
         summary.same_bytes = engine.keeps_bits
         if job.resume and _is_complete(summary):
             return
@@ -192,7 +202,7 @@ def _do_output(
         start = time.monotonic()
         try:
             writer = open_writer(output_file, kind, summary.fingerprint, job.resume)
-            _write(engine, job, splits, writer, kind, summary)
+            _write(engine, job, splits, watch, writer, kind, summary)
         finally:
             summary.seconds = time.monotonic() - start
     summary.log()
@@ -298,6 +308,7 @@ def _write(
     engine: Engine,
     job: Job,
     splits: Sequence[Split],
+    watch: InputWatch,
     writer: Writer,
     kind: OutputKind,
     summary: Summary,
@@ -310,7 +321,7 @@ def _write(
     encode, summary.json_kernel = encoder_for(kind)
     progress: Progress | None = None
     try:
-        reader = SplitReader(splits, job.errors, writer.num_records_kept)
+        reader = SplitReader(splits, job.errors, writer.num_records_kept, watch)
         progress = Progress(summary, input_size(splits))
         room = _TextRoom(kind.format, summary.output_file)
         room.take_kept(splits, job.errors, writer.num_records_kept)
@@ -321,6 +332,7 @@ def _write(
             num_records = sum(line.is_last for line in lines)
             writer.write(buffers, num_records, is_whole=lines[-1].is_last)
             if is_end:
+                watch.check()  # what is durable can be trusted
                 writer.commit()
             num_lines = summary.resumed_lines + summary.num_lines
             progress.update(reader.num_bytes_of(num_lines))
@@ -336,8 +348,11 @@ def _write(
             # No file of no bytes is a whole gzip file; a member of no records is.
             writer.write(encode([]), 0, is_whole=True)
         writer.finish()
-    except BaseException:
-        num_kept = writer.suspend()
+    except BaseException as error:
+        num_kept = writer.suspend(keeps_last=watch.is_sound())
+        summary.needs_same_input = isinstance(error, InputError) and not isinstance(
+            error, InputReadError
+        )
         # What was read from a pipe is gone, so there is nothing to go on with.
         can_resume = job.input_file != STDIN and all(
             is_remote(split.path) or os.path.isfile(split.path) for split in splits
@@ -386,7 +401,7 @@ def _fingerprint(
     engine: Engine,
     job: Job,
     model_files: _ModelFiles,
-    input_files: Sequence[str],
+    watch: InputWatch,
     kind: OutputKind,
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
@@ -406,7 +421,7 @@ def _fingerprint(
         "precision": options.precision,
         "errors": job.errors,
         "shard": job.shard,
-        "input": [_stamp(path) for path in input_files],
+        "input": watch.fingerprint(),
         "bert_extract": __version__,
         "tensorflow": tf.__version__,
         "device": engine.device_kind,
@@ -415,23 +430,6 @@ def _fingerprint(
         "same_bytes": engine.keeps_bits,
     }
     return {**fingerprint, **fingerprint_of(kind)}
-
-
-def _stamp(path: str) -> list[Any]:
-    """What tells whether an input is still the same."""
-    if path == STDIN:
-        return [path]
-    if is_remote(path):
-        try:
-            status = tf.io.gfile.stat(path)
-        except tf.errors.OpError as error:
-            raise InputError(f"{path}: cannot read it: {error.message}") from error
-        return [path, status.length, status.mtime_nsec]
-    try:
-        local = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot read it: {error.strerror}") from error
-    return [os.path.abspath(path), local.st_size, local.st_mtime_ns]
 
 
 def _sha256(path: str) -> str:

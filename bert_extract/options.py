@@ -268,9 +268,9 @@ class Job:
     shard: str = _knob(
         "",
         "Do only part I of N of the input, as in --shard=0/4: N contiguous parts, cut "
-        "at line ends. The .jsonl outputs of all parts, concatenated, are the whole "
-        "one, and so are .gz and .zst once they are decompressed; HDF5 and Parquet are "
-        "read as one by read_features([...]).",
+        "at line ends; a compressed file is never cut. The .jsonl outputs of all "
+        "parts, concatenated, are the whole one, and so are .gz and .zst once they are "
+        "decompressed; HDF5 and Parquet are read as one by read_features([...]).",
     )
     summary_file: str = _knob(
         "",

@@ -1,9 +1,9 @@
 """A file that appears whole, or can be gone on with.
 
 An output is written to OUTPUT.partial beside it, with OUTPUT.partial.run.json for what
-the run is and how much of it is durable. When it is complete both are renamed, to
-OUTPUT and OUTPUT.run.json. What cannot be appended to is made from OUTPUT.partial at
-the end, as OUTPUT.partial.whole, which is then renamed to OUTPUT.
+the run is, how much of it is durable, and checksums of that. When it is complete both
+are renamed, to OUTPUT and OUTPUT.run.json. What cannot be appended to is made from
+OUTPUT.partial at the end, as OUTPUT.partial.whole, which is then renamed to OUTPUT.
 """
 
 import contextlib
@@ -12,17 +12,25 @@ import fcntl
 import json
 import os
 import socket
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from absl import logging
 
 from bert_extract import appending
 from bert_extract.appending import AppendFile, Buffer, explaining
+from bert_extract.checksum import crc32
 from bert_extract.errors import OutputError
 
 Fingerprint = Mapping[str, Any]
+
+# So many in a run file, spread over the partial file: it stays small.
+_MAX_CHECKPOINTS = 64
+# What is said to be checked, as it takes more than a moment, in bytes.
+_LONG_CHECK = 1 << 30
+_BLOCK_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,17 @@ class PartialForm:
     too_many: str = ""  # what to say of more
 
 
+class _Checkpoint(NamedTuple):
+    """A place in the partial file where a record ends, and what stands before it."""
+
+    num_bytes: int
+    num_records: int
+    crc: int  # CRC-32 of all bytes before it
+
+
+_START = _Checkpoint(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class _RunFile:
     """What stands beside an output: how it came to be, how much of it is durable."""
@@ -50,6 +69,9 @@ class _RunFile:
     is_complete: bool
     process_id: int
     host: str
+    # Of the partial file, in order; the last one is the end of what is durable. None
+    # where a version wrote it that had no checksums.
+    checkpoints: list[_Checkpoint] | None = None
 
 
 class PartialWriter:
@@ -69,11 +91,12 @@ class PartialWriter:
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
         self._fingerprint = _as_read_back(fingerprint)
-        # What can be gone on with: up to the last group that ended with a record.
-        self._num_whole_records = 0
-        self._num_whole_bytes = 0
         self._num_records = 0
-        self._num_durable = 0  # records
+        self._crc = 0  # of the first num_bytes
+        # What can be gone on with: up to the last group that ended with a record.
+        self._whole = _START
+        self._checkpoints: list[_Checkpoint] = []  # durable ones
+        self._has_damage = False  # as was found while the output was made of it
         # False while a call of write, commit or finish has not returned: if it was
         # interrupted, the buffer may hold anything.
         self._is_at_rest = True
@@ -154,8 +177,47 @@ class PartialWriter:
                 "file, or run without --resume to start over"
             )
         _check_fingerprint(left, self._fingerprint, self._partial)
-        self.num_bytes, self.num_records_kept = self._whole_records(left)
+        if left.checkpoints is None:
+            raise OutputError(
+                f"{self._partial}: --resume cannot check it: an earlier version of "
+                "bert-extract wrote it, without checksums. Finish it with that one, or "
+                "run without --resume to start over"
+            )
+        self._checkpoints = self._sound_checkpoints(left.checkpoints)
+        self._whole = self._durable
+        self.num_bytes, self.num_records_kept, self._crc = self._whole
+        # Nothing vouches for what stands behind.
         os.ftruncate(self._descriptor, self.num_bytes)
+
+    @property
+    def _durable(self) -> _Checkpoint:
+        return self._checkpoints[-1] if self._checkpoints else _START
+
+    def _sound_checkpoints(self, left: list[_Checkpoint]) -> list[_Checkpoint]:
+        """The checkpoints before which everything is as it was written."""
+        if left and left[-1].num_bytes >= _LONG_CHECK:
+            logging.info(
+                "%s: checking the %s bytes that are kept",
+                self._partial,
+                f"{left[-1].num_bytes:,}",
+            )
+        good = _START
+        for number, checkpoint in enumerate(left):
+            crc = _checksum(self._descriptor, good, checkpoint.num_bytes)
+            if crc != checkpoint.crc:
+                logging.warning(
+                    "%s: damaged between its bytes %s and %s: not what was written. "
+                    "The %s lines before are kept, the %s from there on are computed "
+                    "again",
+                    self._partial,
+                    f"{good.num_bytes:,}",
+                    f"{checkpoint.num_bytes:,}",
+                    f"{good.num_records:,}",
+                    f"{left[-1].num_records - good.num_records:,}",
+                )
+                return left[:number]
+            good = checkpoint
+        return left
 
     def _keep_nothing(self, left: _RunFile | None) -> None:
         """No record is left, but the output may be there already."""
@@ -170,18 +232,6 @@ class PartialWriter:
             self.is_complete = True
             self._abandon()
 
-    def _whole_records(self, left: _RunFile | None) -> tuple[int, int]:
-        """The bytes of the partial file that are whole records, and how many."""
-        size = os.fstat(self._descriptor).st_size
-        start = num_records = 0
-        # If not even that is there, the disk lost what it had confirmed; and once an
-        # output was made of the partial file, its bytes are what is confirmed.
-        is_converted = self._form.convert is not None and left and left.is_complete
-        if left is not None and left.num_bytes <= size and not is_converted:
-            start, num_records = left.num_bytes, left.num_records
-        end, num_found = self._form.scan(self._descriptor, start)
-        return end, num_records + num_found
-
     def _was_renamed(self, left: _RunFile | None) -> bool:
         return (
             left is not None
@@ -194,21 +244,24 @@ class PartialWriter:
     def _discard_leftover(self) -> None:
         if os.fstat(self._descriptor).st_size:
             left = _read_run_file(self._partial_run_file)
-            _, num_records = self._whole_records(left)
-            logging.warning(
-                "%s: discarding what a run left that was stopped, %s lines; with "
-                "--resume it would have gone on after them",
-                self._partial,
-                f"{num_records:,}",
-            )
+            if left is not None and left.checkpoints:
+                logging.warning(
+                    "%s: discarding what a run left that was stopped, %s lines; with "
+                    "--resume it would have gone on after them",
+                    self._partial,
+                    f"{left.checkpoints[-1].num_records:,}",
+                )
+            else:
+                logging.warning(
+                    "%s: discarding what a run left that was stopped", self._partial
+                )
         os.ftruncate(self._descriptor, 0)
 
     def _start(self) -> None:
-        self._num_records = self._num_whole_records = self.num_records_kept
-        self._num_whole_bytes = self.num_bytes
+        self._num_records = self.num_records_kept
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._converted)  # of a run that was killed there
-        self._write_run_file(self.num_bytes, is_complete=False)
+        self._write_run_file(self._checkpoints)
         self._file = AppendFile(self._descriptor, self.num_bytes)
 
     # -- writing
@@ -225,12 +278,12 @@ class PartialWriter:
         num_bytes = sum(len(buffer) for buffer in buffers)
         with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
             for buffer in buffers:
+                self._crc = crc32(buffer, self._crc)
                 self._file.append(buffer)
         self.num_bytes += num_bytes
         self._num_records += num_records
         if is_whole:
-            self._num_whole_records = self._num_records
-            self._num_whole_bytes = self.num_bytes
+            self._whole = _Checkpoint(self.num_bytes, self._num_records, self._crc)
         self._is_at_rest = True
 
     def commit(self) -> None:
@@ -238,7 +291,7 @@ class PartialWriter:
         self._is_at_rest = False
         with explaining(self._partial, self.num_bytes, can_resume=True):
             self._make_durable()
-            self._write_run_file(self._num_whole_bytes, is_complete=False)
+            self._write_run_file(_with_checkpoint(self._checkpoints, self._whole))
         self._is_at_rest = True
 
     def finish(self) -> None:
@@ -250,7 +303,8 @@ class PartialWriter:
         self._is_at_rest = False
         with explaining(self._path, self.num_bytes, can_resume=True):
             self._make_durable()
-            self._write_run_file(self.num_bytes, is_complete=True)
+            checkpoints = _with_checkpoint(self._checkpoints, self._whole)
+            self._write_run_file(checkpoints, complete_size=self.num_bytes)
             appending.crash_point("rename")
             os.replace(self._partial, self._path)
             self._finish_run_file()
@@ -261,6 +315,9 @@ class PartialWriter:
         self._file.flush()
         appending.crash_point("flush")
         os.fsync(self._descriptor)
+        self._check_place()
+
+    def _check_place(self) -> None:
         # A file system that was unmounted takes writes as before, for hours, and there
         # is no place any more where the output could appear.
         if not os.path.samestat(os.fstat(self._descriptor), os.stat(self._partial)):
@@ -281,13 +338,17 @@ class PartialWriter:
         descriptor = -1
         try:
             with explaining(self._path, self.num_bytes, can_resume=True):
-                convert(self._partial, self._converted)
+                try:
+                    convert(self._partial, self._converted)
+                except OutputError:
+                    self._has_damage = True
+                    raise
                 descriptor = os.open(self._converted, os.O_RDONLY | os.O_CLOEXEC)
                 os.fsync(descriptor)
                 # The output is locked before another run can see it.
                 _flock(descriptor, fcntl.LOCK_EX, self._converted)
                 size = os.fstat(descriptor).st_size
-                self._write_run_file(size, is_complete=True)
+                self._write_run_file(self._checkpoints, complete_size=size)
                 appending.crash_point("rename")
                 os.replace(self._converted, self._path)
                 appending.crash_point("rename")
@@ -303,23 +364,38 @@ class PartialWriter:
         self.num_bytes = size
         os.close(self._descriptor)
 
-    def suspend(self) -> int:
+    def suspend(self, keeps_last: bool = True) -> int:
         """Ends an unfinished run; returns how many records can be gone on with."""
         appending.crash_point("suspend")
-        # After a call that failed or was interrupted, what was durable before it is
-        # left as it is; the next run finds the whole records behind it.
-        if self._is_at_rest:
-            try:
+        with contextlib.suppress(OSError, OutputError):
+            if self._has_damage:
+                # The next run will find it too, and keep what stands before it.
+                self._checkpoints = self._sound_checkpoints(self._checkpoints)
+            elif not keeps_last:
+                self._check_place()
+                os.ftruncate(self._descriptor, self._durable.num_bytes)
+            elif self._is_at_rest:
                 self.commit()
-            except OutputError as error:
-                logging.debug("%s", error)
-        num_records = self._num_durable
-        left = _read_run_file(self._partial_run_file)
-        if left is not None:
-            with contextlib.suppress(OSError):
-                _, num_records = self._whole_records(left)
+            else:
+                self._salvage()
+        num_records = self._durable.num_records
         self._abandon()
         return num_records
+
+    def _salvage(self) -> None:
+        """Keeps what reached the file in a call that failed or was interrupted.
+
+        What was to come after it is in the buffer, which may hold anything.
+        """
+        self._check_place()
+        end, num_found = self._form.scan(self._descriptor, self._durable.num_bytes)
+        # First: where the disk is full, this makes room for the run file.
+        os.ftruncate(self._descriptor, end)
+        os.fsync(self._descriptor)
+        crc = _checksum(self._descriptor, self._durable, end)
+        if crc is not None:
+            whole = _Checkpoint(end, self._durable.num_records + num_found, crc)
+            self._write_run_file(_with_checkpoint(self._checkpoints, whole))
 
     def _abandon(self) -> None:
         """Lets go of the lock, and of the partial file if it holds nothing."""
@@ -331,16 +407,21 @@ class PartialWriter:
                 os.unlink(self._partial_run_file)
         os.close(self._descriptor)
 
-    def _write_run_file(self, num_bytes: int, is_complete: bool) -> None:
-        run_file = _RunFile(
-            self._fingerprint,
-            self._num_whole_records,
-            num_bytes,
-            is_complete,
-            os.getpid(),
-            socket.gethostname(),
+    def _write_run_file(
+        self, checkpoints: list[_Checkpoint], complete_size: int | None = None
+    ) -> None:
+        durable = checkpoints[-1] if checkpoints else _START
+        text = _to_text(
+            _RunFile(
+                self._fingerprint,
+                durable.num_records,
+                durable.num_bytes if complete_size is None else complete_size,
+                complete_size is not None,
+                os.getpid(),
+                socket.gethostname(),
+                checkpoints,
+            )
         )
-        text = json.dumps(asdict(run_file), indent=1) + "\n"
         temporary = self._partial_run_file + ".tmp"
         try:
             with open(temporary, "w", encoding="utf-8") as writer:
@@ -352,7 +433,7 @@ class PartialWriter:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        self._num_durable = self._num_whole_records
+        self._checkpoints = checkpoints
 
 
 def complete_run(path: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
@@ -434,16 +515,98 @@ def _flock(descriptor: int, operation: int, path: str) -> None:
         )
 
 
+def _with_checkpoint(
+    checkpoints: list[_Checkpoint], new: _Checkpoint
+) -> list[_Checkpoint]:
+    """Adds the newest one; of too many, the one goes that leaves the smallest gap."""
+    if new.num_bytes == (checkpoints[-1].num_bytes if checkpoints else 0):
+        return checkpoints
+    if len(checkpoints) < _MAX_CHECKPOINTS:
+        return [*checkpoints, new]
+    places = [_START, *checkpoints, new]
+    gaps = [
+        after.num_bytes - before.num_bytes
+        for before, after in zip(places[:-2], places[2:], strict=True)
+    ]
+    closest = gaps.index(min(gaps))
+    return [*checkpoints[:closest], *checkpoints[closest + 1 :], new]
+
+
+def _checksum(descriptor: int, start: _Checkpoint, end: int) -> int | None:
+    """The CRC-32 of a file's first `end` bytes; None if there are not so many."""
+    position, crc = start.num_bytes, start.crc
+    while position < end:
+        block = os.pread(descriptor, min(_BLOCK_SIZE, end - position), position)
+        if not block:
+            return None
+        crc = crc32(block, crc)
+        position += len(block)
+    return crc
+
+
+# A run file's last entry: the CRC-32 of the others, as they stand in it.
+_RUN_FILE_CRC = "crc"
+
+
+def _to_text(run_file: _RunFile) -> str:
+    content = asdict(run_file)
+    return json.dumps({**content, _RUN_FILE_CRC: _crc_of(content)}, indent=1) + "\n"
+
+
+def _crc_of(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode("ascii"))
+
+
 def _read_run_file(path: str) -> _RunFile | None:
     """Reads what stands beside an output; None if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as reader:
-            return _RunFile(**json.load(reader))
+            return _to_run_file(json.load(reader))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         logging.debug("%s: %s", path, error)
         return None
+
+
+def _to_run_file(content: Any) -> _RunFile:
+    """Makes it of what JSON gives.
+
+    Raises:
+      ValueError, TypeError: it is not what this module wrote.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, found {type(content).__name__}")
+    crc = content.pop(_RUN_FILE_CRC, None)
+    is_old = "checkpoints" not in content  # of a version without checksums
+    if crc != (None if is_old else _crc_of(content)):
+        raise ValueError("its checksum is another")
+    run_file = _RunFile(**content)
+    for field in fields(run_file):
+        _check_field(field.name, getattr(run_file, field.name))
+    if run_file.checkpoints is None:
+        return run_file
+    checkpoints = [_Checkpoint(*place) for place in run_file.checkpoints]
+    return replace(run_file, checkpoints=checkpoints)
+
+
+def _check_field(name: str, found: Any) -> None:
+    """Raises a ValueError if a run file cannot have that in this place."""
+    if name == "checkpoints":
+        is_right = found is None or all(
+            len(place) == len(_START) and all(map(_is_count, place)) for place in found
+        )
+    elif name.startswith("num_"):
+        is_right = _is_count(found)
+    else:
+        expected = {"fingerprint": dict, "is_complete": bool, "host": str}
+        is_right = isinstance(found, expected.get(name, int))
+    if not is_right:
+        raise ValueError(f"{name}: found {found!r}")
+
+
+def _is_count(found: Any) -> bool:
+    return isinstance(found, int) and not isinstance(found, bool) and found >= 0
 
 
 def _sync_folder(path: str) -> None:

@@ -50,6 +50,8 @@ class Summary:
     num_unsplit: int = 0  # lines that hold "|||" and are one text
     resumed_lines: int = 0  # kept from an earlier run
     resumable_lines: int = 0  # left in OUTPUT.partial by this one, which failed
+    # It failed over what stands in its input, so that a mended one is another.
+    needs_same_input: bool = False
     output_bytes: int = 0  # kept ones included
     seconds: float = 0.0  # from the first line read to the output in its place
     peak_memory_bytes: int = 0

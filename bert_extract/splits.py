@@ -1,9 +1,14 @@
 """Corpus -> Splits -> Examples: pieces of the input that anyone can read alone."""
 
+import bisect
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from absl import logging
+
+from bert_extract.errors import InputError, OptionsError
 from bert_extract.examples import (
     STDIN,
     Example,
@@ -14,8 +19,11 @@ from bert_extract.examples import (
     read_example,
     reading,
 )
+from bert_extract.stamps import InputWatch
 
 _BLOCK_SIZE = 1 << 22
+# Of more than so many times its share of the input, a shard says so.
+_LARGE_SHARD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,9 @@ def plan_splits(
 
     Without a shard each file is one split. With one, the bytes of all files, laid end
     to end, are divided into N equal parts, and shard I has the lines that start in
-    part I. A compressed file is never cut: it belongs to the part in which its first
-    byte lies. Of what stands before the shard only newlines are counted.
+    part I. A compressed file is never cut: a cut within it moves to the nearer of its
+    ends, and farther where a part would have nothing (`check_shards` tells if that
+    cannot be). Of what stands before the shard only newlines are counted.
 
     Args:
       input_files: the files in order.
@@ -51,8 +60,8 @@ def plan_splits(
         return [Split(path, 0, None, 0, 0) for path in input_files]
     index, num_shards = shard
     sizes = [_file_size(path) for path in input_files]
-    total = sum(sizes)
-    first, last = total * index // num_shards, total * (index + 1) // num_shards
+    cuts = _cuts(input_files, sizes, num_shards)
+    first, last = cuts[index], cuts[index + 1]
     splits: list[Split] = []
     num_lines = stop = 0
     for path, size in zip(input_files, sizes, strict=True):
@@ -61,8 +70,6 @@ def plan_splits(
             break
         start = min(max(first - begin, 0), size)
         end = min(last - begin, size)
-        if is_compressed(path):
-            start, end = (0, size) if first <= begin else (size, size)
         if start < end:
             index_in_file = count_lines(path, start)
             splits.append(
@@ -79,11 +86,110 @@ def plan_splits(
     return splits
 
 
+def check_shards(input_files: Sequence[str], shard: tuple[int, int]) -> None:
+    """Refuses shards for which compressed files leave nothing; warns of a large one.
+
+    Raises:
+      OptionsError: there are fewer pieces that could be shared than shards.
+      InputError: a file cannot be read.
+    """
+    index, num_shards = shard
+    compressed = [*filter(is_compressed, input_files)]
+    if not compressed:
+        return
+    sizes = [_file_size(path) for path in input_files]
+    num_pieces = _num_pieces(input_files, sizes)
+    if num_pieces < num_shards:
+        raise OptionsError(
+            f"--shard={index}/{num_shards}: the input cannot be shared among so many: "
+            f"{compressed[0]} is compressed, and such a file cannot be cut. Decompress "
+            f"it, or split it into at least {num_shards} files"
+            + (f", or make {num_pieces} shards" if num_pieces > 1 else "")
+        )
+    total = sum(sizes)
+    cuts = _cuts(input_files, sizes, num_shards)
+    num_bytes = cuts[index + 1] - cuts[index]
+    if num_bytes > _LARGE_SHARD * total / num_shards:
+        logging.warning(
+            "--shard=%d/%d has %.0f %% of the input's bytes: compressed files cannot "
+            "be cut; decompress the large ones, or split them into more files",
+            index,
+            num_shards,
+            100 * num_bytes / total,
+        )
+
+
+def _num_pieces(input_files: Sequence[str], sizes: Sequence[int]) -> int:
+    """How many shards can have something."""
+    return sum(
+        min(size, 1) if is_compressed(path) else size
+        for path, size in zip(input_files, sizes, strict=True)
+    )
+
+
+def _cuts(
+    input_files: Sequence[str], sizes: Sequence[int], num_shards: int
+) -> list[int]:
+    """Where shards begin and the last one ends, in bytes of the files end to end."""
+    total = sum(sizes)
+    equal = [total * number // num_shards for number in range(num_shards + 1)]
+    ends = [*itertools.accumulate(sizes)]
+    whole = [
+        (end - size, end)
+        for path, size, end in zip(input_files, sizes, ends, strict=True)
+        if size and is_compressed(path)
+    ]
+    if not whole:
+        return equal
+    places = _Places(whole)
+    cuts = [places.nearest(place) for place in equal]
+    if _num_pieces(input_files, sizes) < num_shards:
+        return cuts
+    # None is empty: each is moved away from the one before, then from the one behind.
+    for number in range(1, num_shards):
+        cuts[number] = max(cuts[number], places.after(cuts[number - 1]))
+    for number in range(num_shards - 1, 0, -1):
+        cuts[number] = min(cuts[number], places.before(cuts[number + 1]))
+    return cuts
+
+
+class _Places:
+    """Where the input may be cut: anywhere but within a compressed file."""
+
+    def __init__(self, whole: Sequence[tuple[int, int]]) -> None:
+        self._begins = [begin for begin, _ in whole]
+        self._ends = [end for _, end in whole]
+
+    def nearest(self, place: int) -> int:
+        """Moves a cut out of a compressed file."""
+        number = bisect.bisect_right(self._begins, place) - 1
+        if number < 0 or place >= self._ends[number]:
+            return place
+        begin, end = self._begins[number], self._ends[number]
+        return begin if place - begin <= end - place else end
+
+    def after(self, place: int) -> int:
+        """The next one."""
+        number = bisect.bisect_right(self._begins, place) - 1
+        return max(place + 1, self._ends[number]) if number >= 0 else place + 1
+
+    def before(self, place: int) -> int:
+        """The one before."""
+        number = bisect.bisect_left(self._ends, place)
+        if number == len(self._ends):
+            return place - 1
+        return min(place - 1, self._begins[number])
+
+
 class SplitReader:
     """The examples of splits that follow each other in the input."""
 
     def __init__(
-        self, splits: Sequence[Split], errors: str, num_skipped: int = 0
+        self,
+        splits: Sequence[Split],
+        errors: str,
+        num_skipped: int = 0,
+        watch: InputWatch | None = None,
     ) -> None:
         """Makes a reader; nothing is opened before it is iterated over.
 
@@ -91,10 +197,12 @@ class SplitReader:
           splits: as `plan_splits` gives them.
           errors: what to do with bytes that are not UTF-8, as Python names it.
           num_skipped: how many lines from the beginning to pass over undecoded.
+          watch: compares each file when it is opened and when its lines are read.
         """
         self._splits = splits
         self._errors = errors
         self._num_skipped = num_skipped
+        self._watch = watch
         self._num_bytes_done = 0
         self._num_lines_read = 0
         self._lines: LineReader | None = None
@@ -113,13 +221,21 @@ class SplitReader:
         """Yields one `Example` a line.
 
         Raises:
-          InputError: a file cannot be read, or a line is not UTF-8.
+          InputError: a file cannot be read or has changed, or a line is not UTF-8.
         """
+        try:
+            yield from self._examples()
+        except InputError:
+            if self._watch is not None:
+                self._watch.check()  # half a line or file has a reason, which it tells
+            raise
+
+    def _examples(self) -> Iterator[Example]:
         num_to_skip = self._num_skipped
         unique_id = 0
         for split in self._splits:
             unique_id = max(unique_id, split.first_index)
-            self._lines = LineReader(split.path, split.start, split.end)
+            self._lines = LineReader(split.path, split.start, split.end, self._watch)
             line_number = split.first_line
             for line in self._lines:
                 line_number += 1

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.appending import Buffer
+from bert_extract.checksum import crc32
 from bert_extract.errors import NotFiniteError, OutputError
 from bert_extract.records import Record, check_finite
 
@@ -93,7 +94,7 @@ class FrameEncoder:
             len(head),
             num_bytes,
             zlib.crc32(head),
-            zlib.crc32(frame[start:].data),
+            crc32(frame[start:].data),
         )
         frame[:start] = np.frombuffer(header + head, np.uint8)
         return frame.data
@@ -190,7 +191,8 @@ def _explaining(path: str, start: int) -> Iterator[None]:
     except BrokenFrameError as error:
         raise OutputError(
             f"{path}: the record at byte {start:,} is not what was written: {error}. "
-            "Remove the file and run again"
+            "Give the same command with --resume: what stands before the damage is "
+            "kept, the rest is computed again"
         ) from error
 
 
@@ -258,7 +260,7 @@ def _to_part(head: dict[str, Any]) -> Record:
 def _read_vectors(descriptor: int, frame: Frame) -> NDArray[Any]:
     num_bytes = frame.end - frame.vectors_start
     content = _read(descriptor, frame.vectors_start, num_bytes)
-    if zlib.crc32(content.data) != frame.vectors_crc:
+    if crc32(content.data) != frame.vectors_crc:
         raise BrokenFrameError("the checksum of its vectors is another")
     return content.view(frame.dtype).reshape(frame.shape)
 

@@ -172,8 +172,11 @@ class Writer(Protocol):
         """Makes the output appear."""
         ...
 
-    def suspend(self) -> int:
+    def suspend(self, keeps_last: bool = True) -> int:
         """Ends an unfinished run; what can be gone on with stays.
+
+        Args:
+          keeps_last: whether what came after the last commit may stay too.
 
         Returns:
           How many records that is; 0 where nothing can be gone on with.
@@ -319,7 +322,7 @@ class _StreamWriter:
             self._stream.flush()
             self._stream.close()
 
-    def suspend(self) -> int:
+    def suspend(self, keeps_last: bool = True) -> int:
         if isinstance(self._stream, _GFileWriter):
             with explaining(self._name):
                 self._stream.discard()

@@ -14,7 +14,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
+    *("errors", "version", "formats", "options", "long_lines", "examples"),
+    *("stamps", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts"),
@@ -22,7 +23,7 @@ ORDER = (
     *("checkpoint_format", "tensors", "bundle_index", "bundle", "model_garden"),
     *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
-    *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
+    *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
@@ -30,12 +31,12 @@ ORDER = (
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
-    *("errors", "formats", "options", "examples", "splits"),
+    *("errors", "formats", "options", "examples", "stamps", "splits"),
     *("unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     *("entries", "arithmetic"),
-    *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
+    *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers"),
     *("pipeline", "progress"),
     "cli",

@@ -335,6 +335,29 @@ def test_the_first_vector_that_is_not_finite_is_named(
     ) in capsys.readouterr().err
 
 
+def test_what_is_advised_of_a_gzip_file_that_was_cut_off_works(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = gzip.compress(b"the river bank\n" * 3000, 0)
+    zipped = run.folder / "x.gz"
+    zipped.write_bytes(whole[:40_000])
+    run.knobs = {"input_file": zipped}
+    assert cli.main(["bert-extract", *run.flags()]) == 1
+    message = capsys.readouterr().err
+    assert "Get a whole one ('gzip -t' checks it) and run again without --re" in message
+    (hint,) = [line for line in message.split("\n") if ".partial holds" in line]
+    assert hint.endswith(
+        "lines; --resume goes on after them only with the very input that they were "
+        "made from, its size and time included; with another one, run without "
+        "--resume, from the beginning"
+    )
+    zipped.write_bytes(whole)
+    assert cli.main(["bert-extract", *run.flags(), "--resume"]) == 1
+    assert "made by a different run:\n  input: was " in capsys.readouterr().err
+    assert cli.main(["bert-extract", *run.flags()]) == 0
+    assert run.output.read_bytes().count(b"\n") == 3000
+
+
 @pytest.mark.parametrize("errors", ["replace", "ignore"])
 def test_bytes_that_are_not_utf8_can_be_read_all_the_same(
     run: Run, errors: str

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 from running import options_for, write_random_model
 
-from bert_extract import Record, VocabError, arithmetic, engine
+from bert_extract import Record, VocabError, arithmetic, devices, engine
 from bert_extract.devices import Device
 from bert_extract.engine import Engine
 from bert_extract.errors import InputError, OptionsError

@@ -219,6 +219,22 @@ def test_compressed_shards_are_the_single_run_once_decompressed(
     assert gzip.decompress(shards) == single.read_bytes()
 
 
+def test_a_shard_of_one_compressed_file_is_refused(
+    options: Options, tmp_path: Path
+) -> None:
+    zipped = tmp_path / "in.txt.gz"
+    zipped.write_bytes(gzip.compress(b"one\ntwo\nthree\n"))
+    engine = Engine(options)
+    for shard in ("0/2", "1/2"):
+        job = Job(
+            input_file=str(zipped), output_file=str(tmp_path / "out"), shard=shard
+        )
+        with pytest.raises(OptionsError, match=f"--shard={shard}: .*in.txt.gz is comp"):
+            run_job(engine, job, [])
+    assert not engine._graphs
+    assert names(tmp_path) == ["in.txt.gz"]
+
+
 def test_an_empty_shard_is_an_empty_file(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"a single line\n")
     for name in ("out.jsonl", "out.jsonl.gz"):

@@ -26,7 +26,14 @@ from job_runs import (
 )
 from running import options_for
 
-from bert_extract import Job, Options, OptionsError, OutputError, appending
+from bert_extract import (
+    Job,
+    Options,
+    OptionsError,
+    OutputError,
+    appending,
+    batching,
+)
 from bert_extract.engine import Engine
 from bert_extract.jobs import run_job
 from bert_extract.progress import Summary
@@ -211,6 +218,74 @@ def test_nothing_is_left_of_a_run_that_failed_before_its_first_record(
     with pytest.raises(Exception, match="line 1 is not UTF-8"):
         run(engine, input_file=tmp_path / "in.txt", output_file=tmp_path / "out" / "o")
     assert os.listdir(tmp_path / "out") == []
+
+
+# ----------------------------------------------------------------------- damage
+
+
+def flip_bit(path: Path, share: float) -> None:
+    with open(path, "r+b") as file:
+        file.seek(int(share * path.stat().st_size))
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_a_damaged_partial_file_is_computed_again_from_there(
+    engine: Engine, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
+    run(engine, **files.knobs())
+    whole = content_digest(files.output_file)
+    files.output_file.unlink()
+    stop_at(monkeypatch, "rename", stop)
+    with pytest.raises(Stop):
+        run(engine, **files.knobs())
+    monkeypatch.setattr(appending, "crash_point", lambda name: None)
+    flip_bit(files.partial, 0.6)
+    summary = run(engine, **files.knobs(resume=True))
+    assert 1000 < summary.resumed_lines < 2000
+    assert summary.resumed_lines + summary.num_lines == NUM_LINES
+    assert content_digest(files.output_file) == whole
+
+
+def stop() -> None:
+    raise Stop
+
+
+def stop_at(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, act: Callable[[], None]
+) -> None:
+    """Acts at the first crash point of a name."""
+    has_passed: list[str] = []
+
+    def crash_point(name: str) -> None:
+        if name == wanted and name not in has_passed:
+            has_passed.append(name)
+            act()
+
+    monkeypatch.setattr(appending, "crash_point", crash_point)
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.parquet"])
+def test_damage_that_is_found_when_the_output_is_made_is_mended_by_resume(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
+    (tmp_path / "out").mkdir()
+    files = Files(write_input(tmp_path / "in.txt", 2000), tmp_path / "out" / name)
+    stop_at(monkeypatch, "convert", lambda: flip_bit(files.partial, 0.6))
+    summaries: list[Summary] = []
+    job = Job(input_file=str(files.input_file), output_file=str(files.output_file))
+    message = r"is not what was written.*Give the same command with --resume"
+    with pytest.raises(OutputError, match=message):
+        run_job(engine, job, summaries)
+    summary = run(engine, **files.knobs(resume=True))
+    assert summary.resumed_lines == summaries[0].resumable_lines
+    assert 500 < summary.resumed_lines < 1500
+    resumed = content_digest(files.output_file)
+    run(engine, **files.knobs())
+    assert content_digest(files.output_file) == resumed
 
 
 # ---------------------------------------------------------------------- signals

@@ -52,7 +52,8 @@ def clone(tmp_path: Path) -> Path:
     root = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "scripts", root / "scripts")
     (root / "bert_extract").mkdir()
-    for name in ("pyproject.toml", "setup.py", "bert_extract/_json_kernel.c"):
+    kernels = ("bert_extract/_json_kernel.c", "bert_extract/_crc_kernel.c")
+    for name in ("pyproject.toml", "setup.py", *kernels):
         shutil.copy(REPOSITORY / name, root / name)
     bin_dir = root / "bin"
     bin_dir.mkdir()

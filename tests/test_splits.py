@@ -8,10 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from absl import logging
 
-from bert_extract.errors import InputError
+from bert_extract.errors import InputError, OptionsError
 from bert_extract.examples import Example
-from bert_extract.splits import SplitReader, count_lines, input_size, plan_splits
+from bert_extract.splits import (
+    SplitReader,
+    check_shards,
+    count_lines,
+    input_size,
+    plan_splits,
+)
 
 
 def read(
@@ -93,20 +100,83 @@ def test_a_line_belongs_to_the_shard_of_its_first_byte(tmp_path: Path) -> None:
     assert [texts(s) for s in read_shards([path], 3)] == [["aaaaaaaaa"], [], ["b"]]
 
 
-def test_a_compressed_file_goes_whole_to_the_shard_of_its_first_byte(
-    tmp_path: Path,
-) -> None:
-    rng = random.Random(1)
-    line = rng.randbytes(2000).hex().encode() + b"\n"
-    zipped = tmp_path / "b.txt.gz"
-    zipped.write_bytes(gzip.compress(line * 3))
+def random_gzip(path: Path, num_bytes: int) -> Path:
+    """Writes a line that takes about so many compressed bytes."""
+    text = random.Random(num_bytes).randbytes(num_bytes).hex().encode()
+    path.write_bytes(gzip.compress(text + b"\n"))
+    return path
+
+
+def test_a_compressed_file_goes_whole_to_one_shard(tmp_path: Path) -> None:
+    zipped = random_gzip(tmp_path / "b.txt.gz", 6000)
     plain = tmp_path / "a.txt"
     plain.write_bytes(b"a\n" * 10)
-    shards = read_shards([plain, zipped], 3)
-    assert [len(shard) for shard in shards] == [13, 0, 0]
+    assert [len(shard) for shard in read_shards([plain, zipped], 2)] == [10, 1]
+    assert [len(shard) for shard in read_shards([zipped, plain], 2)] == [1, 10]
     shards = read_shards([zipped, plain], 3)
-    assert [len(shard) for shard in shards] == [3, 0, 10]
-    assert [example.unique_id for example in shards[2]] == list(range(3, 13))
+    assert [len(shard) for shard in shards] == [1, 1, 9]
+    assert [example.unique_id for example in shards[2]] == list(range(2, 11))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_as_many_compressed_files_as_shards_give_each_one(
+    tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    # As `split` and gzip make them, or of any sizes.
+    most = (1050, 20_000)[seed % 2]
+    paths = [
+        random_gzip(tmp_path / f"{n:02}.gz", rng.randrange(1000, most))
+        for n in range(12)
+    ]
+    paths[3].write_bytes(b"")  # it is no piece
+    for num_shards in range(1, 12):
+        shards = read_shards(paths, num_shards)
+        assert all(shards)
+        assert len([*itertools.chain(*shards)]) == 11
+    if seed % 2 == 0:
+        assert [len(shard) for shard in read_shards(paths[4:], 4)] == [2] * 4
+
+
+def shards_of(paths: Sequence[Path], shard: tuple[int, int]) -> None:
+    check_shards([str(path) for path in paths], shard)
+
+
+def test_more_shards_than_can_have_something_are_refused(tmp_path: Path) -> None:
+    zipped = [random_gzip(tmp_path / f"{n}.gz", 500) for n in range(3)]
+    (tmp_path / "empty.gz").write_bytes(b"")
+    (tmp_path / "plain").write_bytes(b"a\nb\n")
+    message = (
+        r"--shard=0/2: the input cannot be shared among so many: .*0\.gz is "
+        r"compressed, and such a file cannot be cut\. Decompress it, or split it into "
+        r"at least 2 files$"
+    )
+    for index in range(2):
+        with pytest.raises(OptionsError, match=message.replace("0/2", f"{index}/2")):
+            shards_of(zipped[:1], (index, 2))
+    with pytest.raises(OptionsError, match=r"at least 4 files, or make 3 shards$"):
+        shards_of([*zipped, tmp_path / "empty.gz"], (3, 4))
+    shards_of(zipped, (2, 3))
+    shards_of([zipped[0], tmp_path / "plain"], (1, 2))
+    shards_of([tmp_path / "plain"], (99, 100))  # each can be cut as it is
+
+
+def test_a_shard_that_is_much_too_large_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = (100, 100, 100, 5000)
+    paths = [random_gzip(tmp_path / f"{n}.gz", size) for n, size in enumerate(sizes)]
+    told: list[str] = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: told.append(text % args)
+    )
+    for index in range(3):
+        shards_of(paths, (index, 4))
+    assert told == []
+    shards_of(paths, (3, 4))
+    (warning,) = told
+    assert warning.startswith("--shard=3/4 has 9")
+    assert " % of the input's bytes: compressed files cannot be cut" in warning
 
 
 def test_more_shards_than_bytes_are_mostly_empty(tmp_path: Path) -> None:

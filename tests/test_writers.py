@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from absl import logging
 
-from bert_extract import appending, compression, writers
+from bert_extract import appending, compression, partial, writers
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.formats import GZIP, format_of
 from bert_extract.records import RecordKind
@@ -242,8 +242,7 @@ def test_a_run_that_stops_within_a_record_goes_on_after_the_last_whole_one(
         journal = json.loads(Path(f"{path}.partial.run.json").read_bytes())
         assert journal["num_records"] == [2, 2, 2, 5][stop - 1]
         assert journal["num_bytes"] == len(b"".join(pieces[: [1, 1, 1, 4][stop - 1]]))
-        # A line is whole wherever it stands; a member has to end with one.
-        kept = [2, 3, 3, 5][stop - 1] if suffix == ".jsonl" else [2, 2, 2, 5][stop - 1]
+        kept = [2, 2, 2, 5][stop - 1]
         if end == "suspend":
             assert writer.suspend() == kept
         else:
@@ -343,11 +342,11 @@ def test_what_stands_behind_the_last_whole_record_is_cut_off(
     writer = open_writer(str(path), FINGERPRINT, resume=False)
     write_all(writer, pieces[:20])
     die(writer)
-    # Five more reached the disk, but the run did not live to say so.
+    # Five more reached the disk, but the run did not live to say what they are.
     with open(f"{path}.partial", "ab") as partial:
         partial.write(b"".join(pieces[20:25]) + garbage)
     writer = open_writer(str(path), FINGERPRINT, resume=True)
-    assert writer.num_records_kept == 25
+    assert writer.num_records_kept == 20
     write_all(writer, pieces)
     writer.finish()
     assert path.read_bytes() == b"".join(pieces)
@@ -369,6 +368,115 @@ def test_a_member_cut_at_every_byte_is_not_whole(tmp_path: Path) -> None:
     assert len(gzip.decompress(path.read_bytes())) == 20
 
 
+def flip_bit(path: Path, position: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    told: list[str] = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: told.append(text % args)
+    )
+    return told
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".gz", ".parquet"])
+@pytest.mark.parametrize("damaged", [0, 9, 10, 31, 56])
+def test_a_flipped_bit_costs_what_stands_behind_it(
+    tmp_path: Path, suffix: str, damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"out{suffix}"
+    lines = records(57)
+    pieces = [member([line]) for line in lines] if suffix == ".gz" else lines
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, pieces)
+    assert writer.suspend() == 57
+    ends = [len(b"".join(pieces[:number])) for number in (0, 10, 20, 30, 40, 50, 57)]
+    flip_bit(Path(f"{path}.partial"), len(b"".join(pieces[:damaged])) + 3)
+    told = warnings(monkeypatch)
+    writer = open_writer(str(path), FINGERPRINT, resume=True)
+    window = damaged // 10
+    kept = 10 * window
+    assert writer.num_records_kept == kept
+    assert told == [
+        f"{path}.partial: damaged between its bytes {ends[window]:,} and "
+        f"{ends[window + 1]:,}: not what was written. The {kept} lines before are "
+        f"kept, the {57 - kept} from there on are computed again"
+    ]
+    write_all(writer, pieces)
+    writer.suspend()
+    assert Path(f"{path}.partial").read_bytes() == b"".join(pieces)
+    told.clear()
+    assert open_writer(str(path), FINGERPRINT, resume=True).num_records_kept == 57
+    assert told == []
+
+
+def test_a_bit_flipped_anywhere_is_found(tmp_path: Path) -> None:
+    path, partial_file = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+    lines = records(12, size=9)
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, lines, commit_every=4)
+    writer.suspend()
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    for position in range(len(b"".join(lines))):
+        for name, content in before.items():
+            (tmp_path / name).write_bytes(content)
+        flip_bit(partial_file, position, position % 8)
+        writer = open_writer(str(path), FINGERPRINT, resume=True)
+        good = b"".join(lines[: writer.num_records_kept])
+        assert partial_file.read_bytes() == good
+        assert position - 4 * 17 < len(good) <= position
+        die(writer)
+
+
+def test_what_is_damaged_again_and_again_ends_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    rng = random.Random(5)
+    lines = records(200)
+    for stop in range(10, 210, 10):
+        writer = open_writer(str(path), FINGERPRINT, resume=True)
+        write_all(writer, lines[:stop], commit_every=3)
+        die(writer) if rng.randrange(2) else writer.suspend()
+        size = Path(f"{path}.partial").stat().st_size
+        if size and rng.randrange(3) == 0:
+            flip_bit(Path(f"{path}.partial"), rng.randrange(size), rng.randrange(8))
+    writer = open_writer(str(path), FINGERPRINT, resume=True)
+    write_all(writer, lines)
+    writer.finish()
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_run_of_many_windows_has_a_small_run_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    partial_file = Path(f"{path}.partial")
+    lines = records(1000)
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, lines, commit_every=1)
+    writer.suspend()
+    assert Path(f"{partial_file}.run.json").stat().st_size < 5000
+    flip_bit(partial_file, len(b"".join(lines[:500])))
+    writer = open_writer(str(path), FINGERPRINT, resume=True)
+    assert 500 - 1000 // 32 <= writer.num_records_kept <= 500
+    write_all(writer, lines, commit_every=1)
+    writer.finish()
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_what_must_not_stay_goes_when_a_run_is_suspended(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = records(20)
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, lines[:17])
+    assert writer.suspend(keeps_last=False) == 10
+    assert Path(f"{path}.partial").read_bytes() == b"".join(lines[:10])
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, lines[:7])
+    assert writer.suspend(keeps_last=False) == 0
+    assert names(tmp_path) == []
+
+
 def test_a_disk_that_lost_what_it_confirmed_is_believed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     lines = records(40)
@@ -377,7 +485,7 @@ def test_a_disk_that_lost_what_it_confirmed_is_believed(tmp_path: Path) -> None:
     die(writer)
     os.truncate(f"{path}.partial", len(b"".join(lines[:12])) + 3)
     writer = open_writer(str(path), FINGERPRINT, resume=True)
-    assert writer.num_records_kept == 12
+    assert writer.num_records_kept == 10  # the last checkpoint before its end
     writer.suspend()
 
 
@@ -440,6 +548,87 @@ def test_what_nobody_knows_the_origin_of_is_refused(
     with pytest.raises(OutputError, match=f"{file}.run.json is missing or\\s+broken"):
         open_writer(str(path), FINGERPRINT, resume=True)
     assert file.read_bytes() == b"{}\n"
+
+
+NONSENSE: dict[str, tuple[Any, ...]] = {
+    "num_bytes": ("40", -5, 40.0, None, True, []),
+    "num_records": ("3", -1, 2.5, {}),
+    "fingerprint": (None, [], "x"),
+    "is_complete": (0, "yes", None),
+    "checkpoints": ([1], [[1, 2]], [["1", 2, 3]], 7, "abc", [[-5, 1, 0]]),
+    "process_id": ("1",),
+    "host": (1,),
+    "another": (1,),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in NONSENSE.items() for value in values],
+)
+@pytest.mark.parametrize("is_complete", [False, True])
+@pytest.mark.parametrize("has_right_crc", [False, True])
+def test_a_run_file_with_nonsense_is_broken_and_the_advice_works(
+    tmp_path: Path, name: str, value: Any, is_complete: bool, has_right_crc: bool
+) -> None:
+    path = tmp_path / "out.jsonl"
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, records(20))
+    writer.finish() if is_complete else writer.suspend()
+    file = path if is_complete else Path(f"{path}.partial")
+    run_file = Path(f"{file}.run.json")
+    content = {**json.loads(run_file.read_bytes()), name: value}
+    if has_right_crc:
+        del content["crc"]
+        content["crc"] = partial._crc_of(content)
+    run_file.write_text(json.dumps(content))
+    with pytest.raises(OutputError, match=f"{file}.run.json is missing or\\s+broken"):
+        open_writer(str(path), FINGERPRINT, resume=True)
+    file.unlink()
+    writer = open_writer(str(path), FINGERPRINT, resume=True)
+    write_all(writer, records(20))
+    writer.finish()
+    assert path.read_bytes() == b"".join(records(20))
+    assert names(tmp_path) == ["out.jsonl", "out.jsonl.run.json"]
+
+
+def test_a_run_file_with_a_flipped_bit_is_never_believed(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    lines = records(20)
+    writer = open_writer(str(path), FINGERPRINT, resume=False)
+    write_all(writer, lines)
+    writer.suspend()
+    run_file = Path(f"{path}.partial.run.json")
+    content = run_file.read_bytes()
+    for position in range(len(content)):
+        run_file.write_bytes(content)
+        flip_bit(run_file, position, position % 7)
+        try:
+            writer = open_writer(str(path), FINGERPRINT, resume=True)
+        except OutputError:
+            continue
+        assert writer.num_records_kept == 20  # white space was hit
+        die(writer)
+    assert Path(f"{path}.partial").read_bytes() == b"".join(lines)
+
+
+def test_what_a_version_without_checksums_left(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for is_complete in (False, True):
+        writer = open_writer(str(path), FINGERPRINT, resume=False)
+        write_all(writer, records(20))
+        writer.finish() if is_complete else writer.suspend()
+        file = path if is_complete else Path(f"{path}.partial")
+        run_file = Path(f"{file}.run.json")
+        content = json.loads(run_file.read_bytes())
+        del content["crc"], content["checkpoints"]
+        run_file.write_text(json.dumps(content))
+        if is_complete:
+            assert open_writer(str(path), FINGERPRINT, resume=True).is_complete
+            continue
+        with pytest.raises(OutputError, match=r"an earlier version .*without --resume"):
+            open_writer(str(path), FINGERPRINT, resume=True)
+        assert file.read_bytes() == b"".join(records(20))
 
 
 def test_a_fingerprint_whose_output_is_gone_counts_for_nothing(tmp_path: Path) -> None:
@@ -506,10 +695,11 @@ def test_death_while_finishing(
     die(writer)
     monkeypatch.undo()
     writer = open_writer(str(path), FINGERPRINT, resume=True)
-    # What was flushed is there, and nobody cut the power.
-    assert writer.num_records_kept == len(lines)
+    # What was flushed is there, but nothing says what it was.
+    assert writer.num_records_kept == (0 if place == "flush" else len(lines))
     assert writer.is_complete == (place == "second rename")
     if not writer.is_complete:
+        write_all(writer, lines)
         writer.finish()
     assert path.read_bytes() == b"".join(lines)
     assert names(tmp_path) == ["out.jsonl", "out.jsonl.run.json"]
@@ -572,6 +762,16 @@ def test_a_leftover_is_discarded_with_a_warning(
     write_all(writer, pieces[:5])
     writer.finish()
     assert path.read_bytes() == b"".join(pieces[:5])
+
+
+def test_a_leftover_of_which_nothing_is_known_is_discarded_without_a_promise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    Path(f"{path}.partial").write_bytes(b"{}\n")
+    told = warnings(monkeypatch)
+    open_writer(str(path), FINGERPRINT, resume=False).suspend()
+    assert told == [f"{path}.partial: discarding what a run left that was stopped"]
 
 
 # ---------------------------------------------------------------------- overlap
