@@ -163,8 +163,10 @@ class Engine:
         """Loads the weights, unless they are loaded already.
 
         Raises:
-          BertExtractError: the vocab or the checkpoint cannot work.
+          BertExtractError: the vocab or the checkpoint cannot work, or this process
+            was forked from the one that the engine was made in.
         """
+        devices.check_process()
         if self._graphs:
             return
         num_layers = num_layers_needed(self._wanted, self.config.num_hidden_layers)
@@ -279,7 +281,12 @@ class Engine:
         Yields:
           The features of a group of consecutive lines and parts of lines, what they
           were encoded to, and whether a window ends with them.
+
+        Raises:
+          BertExtractError: this process was forked from the one that the engine was
+            made in, before or during the run.
         """
+        devices.check_process()
         is_gpu = self._devices[0].kind == "GPU"
         num_gpus = len(self._devices)
 
@@ -305,6 +312,7 @@ class Engine:
             for line in lines:
                 summary.count(line)
             yield lines, encoded, is_end
+            devices.check_process()  # whoever took it may have forked
 
     def log_example(self, example: Example) -> None:
         """Shows what becomes of an example, as the original did for the first ones."""
