@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import batching, devices
+from bert_extract import batching, devices, doubt
 from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
@@ -169,6 +169,8 @@ class Engine:
         devices.check_process()
         if self._graphs:
             return
+        # Here, and not before: a run that finds its output complete stays silent.
+        self._warn_of_doubts()
         num_layers = num_layers_needed(self._wanted, self.config.num_hidden_layers)
         # Before the threads: its import registers operations, and another thread that
         # looks one up meanwhile may wait for it forever.
@@ -204,17 +206,21 @@ class Engine:
             _GELU_FORMS.get(self.config.hidden_act, self.config.hidden_act),
             self.config.layer_norm_eps,
         )
-        for warning in self.config.warnings:
-            logging.warning("%s", warning)
 
     def _log_vocab(self, vocab: Vocab) -> None:
         for warning in vocab.warnings:
             logging.warning("%s", warning)
+
+    def _warn_of_doubts(self) -> None:
+        """Says what may make every vector wrong, where vectors are computed."""
+        vocab = self._vocab
+        for warning in self.config.warnings:
+            doubt.warn("%s", warning)
         wrong_case = case_warning(vocab, self._do_lower_case)
         if wrong_case:
-            logging.warning("%s", wrong_case)  # it names the file
+            doubt.warn("%s", wrong_case)  # it names the file
         if len(vocab.tokens) < self.config.vocab_size:
-            logging.warning(
+            doubt.warn(
                 "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "
                 "this checkpoint?",
                 self.options.vocab_file,
@@ -234,7 +240,7 @@ class Engine:
         for name in loaded.ignored:
             logging.debug("ignored: %s", name)
         for warning in loaded.warnings:
-            logging.warning("%s", warning)
+            doubt.warn("%s", warning)
 
     def _make_graph(
         self, loaded: LoadedWeights, device: Device
