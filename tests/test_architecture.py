@@ -24,7 +24,7 @@ ORDER = (
     *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers", "pipeline"),
+    *("partial", "writers", "guard", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )
@@ -37,7 +37,7 @@ WITHOUT_TENSORFLOW = (
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     "entries",
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers"),
+    *("partial", "writers", "guard"),
     *("pipeline", "progress"),
     "cli",
 )

