@@ -13,7 +13,7 @@ from typing import IO, Any, NoReturn
 
 from absl import flags, logging
 
-from bert_extract import arithmetic
+from bert_extract import arithmetic, doubt
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.options import Job, Options, help_of
 from bert_extract.progress import Summary, summarizing
@@ -37,8 +37,9 @@ bert-extract --input_file=input.txt --output_file=output.jsonl \\
 
 _FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
 _VERBOSITY_HELP = (
-    "How much is said on standard error: -1 is errors only, 0 the device, warnings, "
-    "progress and a summary, 1 also the first five examples."
+    "How much is said on standard error: -1 is errors, and what puts every vector in "
+    "doubt, such as a vocab that is not the checkpoint's; 0 the device, warnings, "
+    "progress and a summary; 1 also the first five examples."
 )
 
 
@@ -338,11 +339,12 @@ def _set_up_logging(verbosity: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # absl's logging would say that its flags were not parsed; ours were.
     flags.FLAGS.mark_as_parsed()
-    logging.set_verbosity(logging.ERROR if verbosity < 0 else verbosity)
+    logging.set_verbosity(max(verbosity, logging.WARNING))
     logging.set_stderrthreshold("debug")
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.python_handler.stream = sys.stderr  # it was another when absl was imported
+    handler.python_handler.filters = [doubt.is_told_always] if verbosity < 0 else []
     handler.setFormatter(_Formatter())
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import arithmetic
-from bert_extract.errors import OptionsError
+from bert_extract.errors import BertExtractError, OptionsError
 
 # The least compute capability of an NVIDIA GPU that multiplies bfloat16.
 _BFLOAT16_CAPABILITY = (8, 0)
@@ -23,6 +23,9 @@ _BFLOAT16_CAPABILITY = (8, 0)
 # the system when it is freed (32 MB is the most that glibc takes), how much free
 # memory a heap keeps, and by how much it grows.
 _MALLOC_SETTINGS = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20}
+
+# The process that TensorFlow was set up in; None before that.
+_process_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,13 @@ def set_up_tensorflow(num_threads: int) -> list[Device]:
 
     Returns:
       The GPUs if TensorFlow can use any, else the CPU.
+
+    Raises:
+      BertExtractError: it was set up before this process was forked.
     """
+    global _process_id
+    check_process()
+    _process_id = os.getpid()
     _keep_freed_memory()
     # float32 means float32: newer GPUs would round the factors to 10 bits.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -66,6 +75,24 @@ def set_up_tensorflow(num_threads: int) -> list[Device]:
     if not gpus:
         return [Device("/CPU:0", "CPU", f"CPU, {num_threads} threads")]
     return [_gpu(number, gpu) for number, gpu in enumerate(gpus)]
+
+
+def check_process() -> None:
+    """Refuses to compute where TensorFlow would wait for ever.
+
+    Its threads stay behind when a process is forked, and nobody starts them again.
+
+    Raises:
+      BertExtractError: TensorFlow was set up before this process was forked.
+    """
+    if _process_id not in (None, os.getpid()):
+        raise BertExtractError(
+            f"this process ({os.getpid()}) was forked from process {_process_id} after "
+            "a FeatureExtractor was made there, and TensorFlow's threads did not come "
+            "along: it would hang. Make the extractor in the child, and none in the "
+            "parent before; or start the children with "
+            "multiprocessing.get_context('spawn')"
+        )
 
 
 def _keep_freed_memory() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import arithmetic, batching, devices, self_check
+from bert_extract import arithmetic, batching, devices, doubt, self_check
 from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
@@ -155,10 +155,14 @@ class Engine:
         """Loads the weights, unless they are loaded already.
 
         Raises:
-          BertExtractError: the vocab or the checkpoint cannot work.
+          BertExtractError: the vocab or the checkpoint cannot work, or this process
+            was forked from the one that the engine was made in.
         """
+        devices.check_process()
         if self._graphs:
             return
+        # Here, and not before: a run that finds its output complete stays silent.
+        self._warn_of_doubts()
         num_layers = num_layers_needed(self._wanted, self.config.num_hidden_layers)
         # Before the threads: its import registers operations, and another thread that
         # looks one up meanwhile may wait for it forever.
@@ -228,17 +232,21 @@ class Engine:
             _GELU_FORMS.get(self.config.hidden_act, self.config.hidden_act),
             self.config.layer_norm_eps,
         )
-        for warning in self.config.warnings:
-            logging.warning("%s", warning)
 
     def _log_vocab(self, vocab: Vocab) -> None:
         for warning in vocab.warnings:
             logging.warning("%s", warning)
+
+    def _warn_of_doubts(self) -> None:
+        """Says what may make every vector wrong, where vectors are computed."""
+        vocab = self._vocab
+        for warning in self.config.warnings:
+            doubt.warn("%s", warning)
         wrong_case = case_warning(vocab, self._do_lower_case)
         if wrong_case:
-            logging.warning("%s", wrong_case)  # it names the file
+            doubt.warn("%s", wrong_case)  # it names the file
         if len(vocab.tokens) < self.config.vocab_size:
-            logging.warning(
+            doubt.warn(
                 "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "
                 "this checkpoint?",
                 self.options.vocab_file,
@@ -258,7 +266,7 @@ class Engine:
         for name in loaded.ignored:
             logging.debug("ignored: %s", name)
         for warning in loaded.warnings:
-            logging.warning("%s", warning)
+            doubt.warn("%s", warning)
 
     def _make_graph(
         self, loaded: LoadedWeights, device: Device
@@ -305,7 +313,12 @@ class Engine:
         Yields:
           The features of a group of consecutive lines and parts of lines, what they
           were encoded to, and whether a window ends with them.
+
+        Raises:
+          BertExtractError: this process was forked from the one that the engine was
+            made in, before or during the run.
         """
+        devices.check_process()
         is_gpu = self._devices[0].kind == "GPU"
         num_gpus = len(self._devices)
 
@@ -331,6 +344,7 @@ class Engine:
             for line in lines:
                 summary.count(line)
             yield lines, encoded, is_end
+            devices.check_process()  # whoever took it may have forked
 
     def log_example(self, example: Example) -> None:
         """Shows what becomes of an example, as the original did for the first ones."""

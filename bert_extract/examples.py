@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Protocol
 
@@ -132,12 +132,15 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def expand_input_files(input_file: str) -> tuple[str, ...]:
+def expand_input_files(
+    input_file: str, is_left_out: Callable[[str], bool] = lambda path: False
+) -> tuple[str, ...]:
     """Finds the files that a value of `--input_file` names.
 
     Args:
       input_file: "-", the name of an existing file, or names and globs separated by
         commas.
+      is_left_out: which files are meant by no glob; who names them gets them.
 
     Returns:
       The files in the order in which they are read; a glob's are sorted by bytes.
@@ -156,11 +159,11 @@ def expand_input_files(input_file: str) -> tuple[str, ...]:
                 f"{input_file}: standard input cannot be one of several files; "
                 "join them before, as in 'cat a.txt - | bert-extract --input_file=-'"
             )
-        paths.extend(_expand_name(name))
+        paths.extend(_expand_name(name, is_left_out))
     return tuple(paths)
 
 
-def _expand_name(name: str) -> list[str]:
+def _expand_name(name: str, is_left_out: Callable[[str], bool]) -> list[str]:
     is_glob = any(character in name for character in "*?[")
     if is_remote(name):
         import tensorflow as tf  # only remote paths need it
@@ -177,6 +180,13 @@ def _expand_name(name: str) -> list[str]:
         paths = [name]
     else:
         paths = sorted(glob.glob(name, recursive=True), key=os.fsencode)
+    if is_glob and paths != [name]:
+        matched, paths = paths, [path for path in paths if not is_left_out(path)]
+        if matched and not paths:
+            raise InputError(
+                f"{name}: this tool wrote all that matches this pattern, "
+                f"{matched[0]} for one; name the file if it is the text"
+            )
     if not paths:
         raise InputError(
             f"{name}: no file matches this pattern"

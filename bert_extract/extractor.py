@@ -55,6 +55,8 @@ class FeatureExtractor:
         Raises:
           TypeError: lines is one text: give a list of texts.
           NotFiniteError: the model computed NaN or infinity.
+          BertExtractError: this process was forked from the one that the extractor
+            was made in.
         """
         if isinstance(lines, str):
             raise TypeError("extract takes texts, as in extract([text]); found a str")

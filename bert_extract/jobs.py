@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import arithmetic, hdf5
+from bert_extract import arithmetic, guard, hdf5
 from bert_extract.checkpoint import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
@@ -26,7 +26,6 @@ from bert_extract.errors import (
 from bert_extract.examples import (
     STDIN,
     Example,
-    expand_input_files,
     is_compressed,
     is_remote,
 )
@@ -77,42 +76,21 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
       BertExtractError: the job cannot be done, or its only output failed.
     """
     job.check()
-    input_files = expand_input_files(job.input_file)
+    input_files = guard.find_inputs(job)
     _check_files(job, input_files)
+    output_files = job.output_files(input_files)
+    guard.check_outputs(engine.options, job, input_files, output_files)
     _warn_of_other_bytes(engine, job)
     model_files = _ModelFiles(engine.options)
     if not job.output_dir:
         _do_output(engine, job, model_files, input_files, job.output_file, summaries)
         return
-    suffix = format_of("", job.output_format).suffixes[0]
-    output_files = outputs_in(job.output_dir, input_files, suffix)
     _make_folder(job.output_dir)
     for input_name, output_name in zip(input_files, output_files, strict=True):
         try:
             _do_output(engine, job, model_files, [input_name], output_name, summaries)
         except (InputError, OutputError, NotFiniteError) as error:
             logging.error("%s", error)
-
-
-def outputs_in(
-    output_dir: str, input_files: Sequence[str], suffix: str = ".jsonl"
-) -> list[str]:
-    """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
-
-    Raises:
-      OptionsError: two inputs would have one output.
-    """
-    input_of: dict[str, str] = {}
-    for path in input_files:
-        stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
-        output_file = os.path.join(output_dir, stem + suffix)
-        if output_file in input_of:
-            raise OptionsError(
-                f"--output_dir: {input_of[output_file]} and {path} would both be "
-                f"written to {output_file}; rename one of them, or run them apart"
-            )
-        input_of[output_file] = path
-    return list(input_of)
 
 
 def _make_folder(output_dir: str) -> None:
@@ -201,6 +179,7 @@ def _do_output(
         engine.load()
         start = time.monotonic()
         try:
+            guard.check_again(job, output_file)
             writer = open_writer(output_file, kind, summary.fingerprint, job.resume)
             _write(engine, job, splits, watch, writer, kind, summary)
         finally:

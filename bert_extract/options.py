@@ -6,7 +6,9 @@ made of these fields.
 """
 
 import dataclasses
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -265,6 +267,12 @@ class Job:
         "stopped. With nothing to resume it starts from the beginning; on a complete "
         "output it does nothing.",
     )
+    overwrite: bool = _knob(
+        False,
+        "Whether to replace, too, what stands at the name of an output, of a file "
+        "beside it or of the summary and is neither empty nor written by this tool or "
+        "the original. What is read is never replaced.",
+    )
     shard: str = _knob(
         "",
         "Do only part I of N of the input, as in --shard=0/4: N contiguous parts, cut "
@@ -312,6 +320,17 @@ class Job:
         if self.resume and self.output_file == "-":
             raise OptionsError("--resume cannot go on in standard output; give a file")
 
+    def output_files(self, input_files: Sequence[str]) -> list[str]:
+        """The outputs of a job that reads so many files.
+
+        Raises:
+          OptionsError: two inputs would have one output.
+        """
+        if not self.output_dir:
+            return [self.output_file] if self.output_file else []
+        suffix = format_of("", self.output_format).suffixes[0]
+        return outputs_in(self.output_dir, input_files, suffix)
+
     def _check_format(self) -> None:
         if self.output_format:
             _check_choice("output_format", self.output_format, FORMAT_NAMES)
@@ -328,6 +347,27 @@ class Job:
                 f"format {output_format.name} writes six decimals. Leave it away, or "
                 "give --output_format=parquet or hdf5"
             )
+
+
+def outputs_in(
+    output_dir: str, input_files: Sequence[str], suffix: str = ".jsonl"
+) -> list[str]:
+    """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
+
+    Raises:
+      OptionsError: two inputs would have one output.
+    """
+    input_of: dict[str, str] = {}
+    for path in input_files:
+        stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
+        output_file = os.path.join(output_dir, stem + suffix)
+        if output_file in input_of:
+            raise OptionsError(
+                f"--output_dir: {input_of[output_file]} and {path} would both be "
+                f"written to {output_file}; rename one of them, or run them apart"
+            )
+        input_of[output_file] = path
+    return list(input_of)
 
 
 def parse_layers(layers: str) -> tuple[int | str, ...]:

@@ -10,6 +10,7 @@ groups that were encoded but not yet taken; so a slow writer slows the rest, and
 memory never grows with the corpus.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -112,6 +113,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
         for _ in range(self._num_encode_threads):
             args = (0, False, True)
             threads.append(threading.Thread(target=self._work, args=args, daemon=True))
+        process_id = os.getpid()
         for thread in threads:
             thread.start()
         try:
@@ -120,10 +122,12 @@ class Pipeline(Generic[Line, Output, Encoded]):
                 thread.join()
         finally:
             # Threads inside a batch end with it; nobody waits for them when the run
-            # is being stopped.
-            with self._changed:
-                self._stopped = True
-                self._changed.notify_all()
+            # is being stopped. In a forked process there are none, and one of them
+            # may have held the lock.
+            if os.getpid() == process_id:
+                with self._changed:
+                    self._stopped = True
+                    self._changed.notify_all()
 
     def _take(self) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
         """Waits for the groups in order and yields them."""

@@ -15,10 +15,12 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
+from bert_extract import guard
 from bert_extract.errors import OutputError
 from bert_extract.features import Features
 from bert_extract.options import Job, Options
 from bert_extract.version import __version__
+from bert_extract.writers import descriptor_of
 
 # Between two lines of a log that nobody watches, in seconds.
 _LOG_SECONDS = 60.0
@@ -154,9 +156,11 @@ def summarizing(options: Options, job: Job) -> Iterator[list[Summary]]:
 
     Raises:
       OutputError: the file cannot be written.
+      OptionsError: it would replace what is no summary.
     """
     if job.summary_file:
         _check_summary_file(job.summary_file)
+        guard.check_summary(options, job)
     summaries: list[Summary] = []
     try:
         yield summaries
@@ -197,11 +201,19 @@ def _write_summary_file(
         "outputs": [summary.as_dict() for summary in summaries],
     }
     path = os.path.realpath(job.summary_file)
-    # What is not a regular file (/dev/stderr) is never renamed over.
-    is_special = os.path.exists(path) and not os.path.isfile(path)
+    # What is not a regular file is never renamed over, nor is what a standard stream
+    # was redirected to.
+    is_stream = guard.is_stream(job.summary_file)
+    is_special = is_stream or (os.path.exists(path) and not os.path.isfile(path))
     temporary = path if is_special else path + ".tmp"
+    target = descriptor_of(job.summary_file) if is_stream else None
     try:
-        with open(temporary, "w", encoding="utf-8") as writer:
+        with open(
+            temporary if target is None else target,
+            "w",
+            encoding="utf-8",
+            closefd=target is None,
+        ) as writer:
             json.dump(story, writer, indent=1)
             writer.write("\n")
         if not is_special:

@@ -90,10 +90,15 @@ def _format_of(path: str, file: io.BufferedReader) -> Format:
         beginning = file.peek(8)
     except OSError as error:  # a folder
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return format_of_content(beginning) or format_of(path)
+
+
+def format_of_content(beginning: bytes) -> Format | None:
+    """The format of a file that begins so; None if that says nothing."""
     for magic, found in _MAGIC.items():
         if beginning.startswith(magic):
             return found
-    return format_of(path)
+    return None
 
 
 def _read_json(path: str, file: IO[bytes], found: Format) -> Iterator[Record]:

@@ -30,7 +30,7 @@ from bert_extract.checksum import crc32
 from bert_extract.errors import NotFiniteError, OutputError
 from bert_extract.records import Record, check_finite
 
-_MAGIC = b"BXF1"
+MAGIC = b"BXF1"
 _HEADER = struct.Struct("<4sIQII")
 _MAX_FLOAT16 = 65504
 
@@ -90,7 +90,7 @@ class FrameEncoder:
         if self._dtype == np.float16:
             _check_range(part, vectors)
         header = _HEADER.pack(
-            _MAGIC,
+            MAGIC,
             len(head),
             num_bytes,
             zlib.crc32(head),
@@ -224,8 +224,8 @@ def _read_head(descriptor: int, start: int) -> Frame:
     magic, head_length, vectors_length, head_crc, vectors_crc = _HEADER.unpack(
         header.data
     )
-    if magic != _MAGIC:
-        raise BrokenFrameError(f"expected {_MAGIC!r}, found {magic!r}")
+    if magic != MAGIC:
+        raise BrokenFrameError(f"expected {MAGIC!r}, found {magic!r}")
     text = _read(descriptor, start + _HEADER.size, head_length)
     if zlib.crc32(text.data) != head_crc:
         raise BrokenFrameError("the checksum of its head is another")

@@ -235,6 +235,11 @@ def _own_stream(output_file: str) -> IO[bytes]:
     return open(_OWN_DESCRIPTORS[output_file], "wb", buffering=0, closefd=False)
 
 
+def descriptor_of(output_file: str) -> int | None:
+    """The descriptor that a name stands for; None if it is that of a file."""
+    return _OWN_DESCRIPTORS.get(output_file)
+
+
 def name_of(output_file: str) -> str:
     """The output as messages show it."""
     return "standard output" if output_file == STDOUT else output_file

@@ -14,7 +14,7 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "formats", "options", "long_lines", "examples"),
+    *("errors", "version", "doubt", "formats", "options", "long_lines", "examples"),
     *("stamps", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
@@ -24,20 +24,20 @@ ORDER = (
     *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
     *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers", "pipeline"),
+    *("partial", "writers", "guard", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITHOUT_TENSORFLOW = (
-    *("errors", "formats", "options", "examples", "stamps", "splits"),
+    *("errors", "doubt", "formats", "options", "examples", "stamps", "splits"),
     *("unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     *("entries", "arithmetic"),
     *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers"),
+    *("partial", "writers", "guard"),
     *("pipeline", "progress"),
     "cli",
 )

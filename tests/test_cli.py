@@ -14,12 +14,12 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import TIMEOUT, flags_for, run_command
+from running import REPOSITORY, TIMEOUT, flags_for, run_command
 
 from bert_extract import __version__, cli
 
@@ -267,7 +267,7 @@ def test_a_symbolic_link_is_followed_and_its_target_replaced(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "target.jsonl"
-    target.write_text("old")
+    target.write_text('{"linex_index": 0, old')
     link = tmp_path / "output.jsonl"
     link.symlink_to(target)
     assert run_to_file(tiny_flags, str(text_file), link) == expected
@@ -406,9 +406,9 @@ def test_an_output_that_exists_is_untouched_by_a_run_that_fails(
     input_file = tmp_path / "input.txt"
     input_file.write_bytes(b"fine\n" * 9 + b"M\xe4rz\n")
     output_file = tmp_path / "output.jsonl"
-    output_file.write_bytes(b"old")
+    output_file.write_bytes(b'{"linex_index": 0, old')
     assert run_here([*tiny_flags, *io_flags(input_file, output_file)]) == 1
-    assert output_file.read_bytes() == b"old"
+    assert output_file.read_bytes().endswith(b"old")
     assert f"{input_file}: line 10 is not UTF-8" in capsys.readouterr().err
 
 
@@ -491,6 +491,81 @@ def test_an_error_is_said_even_when_only_errors_are_wanted(
     flags = [*tiny_flags, "--verbosity=-1", *io_flags(tmp_path / "none", "/dev/null")]
     assert run_here(flags) == 1
     assert capsys.readouterr().err == f"bert-extract: {tmp_path}/none: no such file\n"
+
+
+def test_a_vocab_that_lacks_a_line_reaches_the_mail_of_cron(
+    tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """All ids behind the line are wrong, and the run ends well."""
+    vocab_file = tmp_path / "vocab.txt"
+    lines = (tiny_bert / "vocab.txt").read_bytes().splitlines(keepends=True)
+    del lines[len(lines) // 2]
+    vocab_file.write_bytes(b"".join(lines))
+    flags = [
+        *flags_for(tiny_bert, vocab_file=vocab_file),
+        f"--flagfile={REPOSITORY}/configs/cron.flags",
+        *io_flags(text_file, tmp_path / "out.jsonl"),
+    ]
+    completed = run_command(flags)
+    assert completed.returncode == 0
+    (line,) = completed.stderr.decode().splitlines()
+    assert line == (
+        f"bert-extract: WARNING: {vocab_file}: has {len(lines)} tokens, and "
+        f"{tiny_bert}/bert_config.json says vocab_size {len(lines) + 1}; is it the "
+        "vocab of this checkpoint?"
+    )
+    completed = run_command(flags)  # it is complete, and was told of
+    assert (completed.returncode, completed.stderr) == (0, b"")
+
+
+def cased_vocab(tiny_bert: Path, folder: Path) -> dict[str, Any]:
+    tokens = (tiny_bert / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    path = folder / "vocab.txt"
+    cased = [token if token[:1] in ("[", "#") else token.title() for token in tokens]
+    path.write_text("\n".join(cased), encoding="utf-8")
+    return {"vocab_file": path}
+
+
+def fewer_layers(tiny_bert: Path, folder: Path) -> dict[str, Any]:
+    config = json.loads((tiny_bert / "bert_config.json").read_bytes())
+    path = folder / "bert_config.json"
+    path.write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    return {"bert_config_file": path}
+
+
+def hugging_faces_config(tiny_bert: Path, folder: Path) -> dict[str, Any]:
+    config = json.loads((tiny_bert / "bert_config.json").read_bytes())
+    path = folder / "bert_config.json"
+    path.write_text(json.dumps({**config, "model_type": "bert"}))
+    return {"bert_config_file": path}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "part"),
+    [
+        (cased_vocab, "use --do_lower_case=false."),
+        (fewer_layers, "the last layer will be layer 3"),
+        (hugging_faces_config, '"gelu" is the tanh form'),
+    ],
+)
+def test_what_may_make_every_vector_wrong_is_told_to_cron(
+    tiny_bert: Path,
+    text_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    break_it: Callable[[Path, Path], dict[str, Any]],
+    part: str,
+) -> None:
+    flags = [
+        *flags_for(tiny_bert, **break_it(tiny_bert, tmp_path)),
+        f"--flagfile={REPOSITORY}/configs/cron.flags",
+        *io_flags(text_file, tmp_path / "out.jsonl"),
+    ]
+    assert run_here(flags) == 0
+    # Lines of that text are truncated, which is no reason for a mail.
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bert-extract: WARNING: ")
+    assert part in line
 
 
 def test_a_terminal_gets_a_bar_and_the_summary(

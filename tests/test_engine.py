@@ -145,7 +145,9 @@ def test_a_vocab_shorter_than_the_table_is_warned_about(
     model_dir = write_random_model(tmp_path)
     vocab_file = model_dir / "vocab.txt"
     vocab_file.write_text("\n".join(vocab_file.read_text().split("\n")[:-2]) + "\n")
-    Engine(options_for(model_dir, layers="0"))
+    engine = Engine(options_for(model_dir, layers="0"))
+    assert log.text.count("WARNING") == 0
+    engine.load()
     assert f"{vocab_file}: has 199 tokens" in log.text
     assert "says vocab_size 200" in log.text
 
@@ -178,7 +180,7 @@ def test_the_most_common_mistake_is_warned_about(
     many = [f"{word}{'x' * number}" for number in range(60) for word in words]
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *many]
     (model_dir / "vocab.txt").write_text("\n".join(vocab[:200]) + "\n")
-    Engine(options_for(model_dir, layers="0", do_lower_case=do_lower_case))
+    Engine(options_for(model_dir, layers="0", do_lower_case=do_lower_case)).load()
     assert ("--do_lower_case=" in log.text) is bool(way_out)
     assert way_out in log.text
     assert log.text.count(f"{model_dir}/vocab.txt: ") <= 2  # not named twice a line

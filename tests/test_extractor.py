@@ -1,8 +1,11 @@
 """The Python API: the command line is a thin shell over it."""
 
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from running import files_of, flags_for, options_for, write_random_model
 
 from bert_extract import (
+    BertExtractError,
     FeatureExtractor,
     NotFiniteError,
     Options,
@@ -223,3 +227,52 @@ def test_every_length_up_to_the_longest(tmp_path: Path) -> None:
     for number, record in enumerate(FeatureExtractor(options).extract(lines)):
         assert len(record.tokens) == min(number + 2, 131)
         assert np.isfinite(record.layers[0]).all()
+
+
+# ------------------------------------------------------------------ forked processes
+
+
+def said_in_a_fork(act: Callable[[], object]) -> str:
+    """What the error says that something raises in a child; a child that hangs dies."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads: yes
+        process_id = os.fork()
+    if process_id == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)  # seconds
+        try:
+            act()
+        except BertExtractError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(process_id, 0)
+    assert status == 0
+    return said
+
+
+@pytest.mark.parametrize("case", ["used", "made anew", "gone on with", "job"])
+def test_a_forked_process_is_told_to_make_its_own(
+    extractor: FeatureExtractor, tiny_bert: Path, tmp_path: Path, case: str
+) -> None:
+    text = tmp_path / "in.txt"
+    text.write_text("the river\n")
+    begun = extractor.extract(["the river bank"] * 50_000)
+    next(begun)  # its threads are at work
+    act: dict[str, Callable[[], object]] = {
+        "used": lambda: list(extractor.extract(["the river"])),
+        # TensorFlow's threads are the parent's whoever makes it.
+        "made anew": lambda: FeatureExtractor(options_for(tiny_bert)),
+        "gone on with": lambda: list(begun),
+        "job": lambda: extractor.extract_file(str(text), str(tmp_path / "out.jsonl")),
+    }
+    said = said_in_a_fork(act[case])
+    assert f"was forked from process {os.getpid()} after a FeatureExtractor" in said
+    assert "Make the extractor in the child" in said
+    assert os.listdir(tmp_path) == ["in.txt"]
+    assert len(next(begun).tokens) == 5  # the parent's goes on
+    begun.close()  # type: ignore[attr-defined]

@@ -32,7 +32,8 @@ from bert_extract import (
 )
 from bert_extract.engine import Engine
 from bert_extract.formats import JSONL
-from bert_extract.jobs import outputs_in, run_job
+from bert_extract.jobs import run_job
+from bert_extract.options import outputs_in
 from bert_extract.progress import Summary
 from bert_extract.records import RecordKind
 from bert_extract.writers import OutputKind, open_writer
