@@ -256,8 +256,19 @@ def name_of(path: str) -> str:
     return "standard input" if path == STDIN else path
 
 
+def is_only_returns(block: bytes) -> bool:
+    r"""Whether there is nothing in it but CRs.
+
+    Such a line can only be a file's last one, which no "\n" ends. It is none: the
+    original drops the CRs, and what is empty then is the end of the file to it.
+    """
+    return block.endswith(b"\r") and block.count(b"\r") == len(block)
+
+
 class LineReader:
     r"""The lines of one file, lazily; only "\n" ends a line.
+
+    What stands behind the last "\n" is a line too, unless it is nothing but CRs.
 
     Attributes:
       num_bytes_read: how much of the file on the disk has been read.
@@ -287,6 +298,8 @@ class LineReader:
                 with gzip.open(raw, "rb") as unzipped:
                     for line in unzipped:
                         self.num_bytes_read = raw.tell()
+                        if is_only_returns(line):
+                            return
                         lines = [line.removesuffix(b"\n")]
                         del line
                         yield lines.pop()
@@ -301,6 +314,8 @@ class LineReader:
                     return
                 position += len(line)
                 self.num_bytes_read = position - self._start
+                if is_only_returns(line):
+                    return
                 # Not kept here while the caller works on it: it may be long.
                 lines = [line.removesuffix(b"\n")]
                 del line
