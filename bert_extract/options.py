@@ -18,6 +18,9 @@ POOLER = "pooler"  # BERT's pooled output, tanh(dense([CLS] of the last layer))
 ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
 DEFAULT_LAYERS = "-1,-2,-3,-4"
 
+# No machine has so many cores; TensorFlow has no message for absurd numbers.
+_MAX_THREADS = 10_000
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 ERROR_HANDLERS = ("strict", "replace", "ignore")
 VECTOR_DTYPES = ("float32", "float16")
@@ -170,6 +173,11 @@ class Options:
             )
         _check_at_least("batch_size", self.batch_size, 1)
         _check_at_least("num_threads", self.num_threads, 0)
+        if self.num_threads > _MAX_THREADS:
+            raise OptionsError(
+                f"--num_threads must be at most {_MAX_THREADS}; found "
+                f"{self.num_threads}"
+            )
         self._check_units()
         self._check_doc_stride()
 

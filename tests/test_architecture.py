@@ -25,7 +25,7 @@ ORDER = (
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
-    *("jobs", "extractor", "cli", "__main__"),
+    *("jobs", "extractor", "parsing", "logs", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
@@ -38,7 +38,7 @@ WITHOUT_TENSORFLOW = (
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
     *("partial", "writers"),
     *("pipeline", "progress"),
-    "cli",
+    *("parsing", "logs", "cli"),
 )
 
 

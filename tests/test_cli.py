@@ -141,11 +141,17 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
         (["input.txt"], "every argument is a flag, as in --input_file=FILE; found 'i"),
         (["--do_lower_case", "False"], "every argument is a flag"),
         (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
-        (["--batch_size=many"], "batch_size"),
-        (["--batch_size=1.5"], "batch_size"),
-        (["--do_lower_case=perhaps"], "do_lower_case"),
-        (["--errors=surrogateescape"], "errors"),
-        (["--layers"], "layers"),
+        (["--batch-size=8"], "Did you mean: batch_size ?"),
+        (["--batch_size=many"], "--batch_size=many: expected a whole number ("),
+        (["--batch_size=1.5"], "--batch_size=1.5: expected a whole number ("),
+        (["--do_lower_case=perhaps"], "--do_lower_case=perhaps: expected true or fal"),
+        (["--resume="], "--resume=: expected true or false ("),
+        (["--nodo_lower_case=true"], "--nodo_lower_case=true does not take an argum"),
+        (["--nouse_tpu=false"], "--nouse_tpu=false does not take an argument"),
+        (["--errors=surrogateescape"], "--errors=surrogateescape: value should be "),
+        (["--layers"], "Missing value for flag --layers"),
+        (["--stderrthreshold=loud"], "--stderrthreshold=loud: value should be one of"),
+        (["--log_dir=/none"], "--log_dir: /none: expected a folder that is there"),
         (
             # Even those that it has anyway: they would have no effect.
             [
@@ -161,7 +167,9 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
             "--sentence_pooling=mean is for --unit=sentence; found --unit=word",
         ),
         (["--doc_stride=0"], "--doc_stride=0 is for --long_text=window; found --long"),
-        (["--flagfile=/none/x.flags"], "/none/x.flags"),
+        (["--flagfile=/none/x"], "--flagfile=/none/x: cannot read it: No such file"),
+        (["--flagfile=/"], "--flagfile=/: cannot read it: Is a directory ("),
+        (["--flagfile"], "--flagfile with no argument"),
         ([], "--vocab_file must be given"),
     ],
 )
@@ -172,6 +180,7 @@ def test_wrong_flags_end_with_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.startswith("bert-extract: ")
+    assert captured.err.count("\n") == 1
     assert captured.out == ""
 
 
@@ -183,6 +192,105 @@ def test_a_flag_that_changes_nothing_is_found_in_a_flagfile(
     flags = ["--unit=sentence", "--sentence_pooling=pooler", f"--flagfile={flagfile}"]
     assert run_here(flags) == 2
     assert "--layers: with --sentence_pooling=pooler" in capsys.readouterr().err
+
+
+def test_a_flagfile_that_is_no_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that another one names."""
+    inner = tmp_path / "inner.flags"
+    inner.write_bytes("--input_file=caf\xe9.txt\n".encode("latin-1"))
+    outer = tmp_path / "outer.flags"
+    outer.write_text(f"--flagfile={inner}\n")
+    assert run_here([f"--flagfile={outer}"]) == 2
+    assert capsys.readouterr().err == (
+        f"bert-extract: --flagfile={inner}: expected flags in UTF-8, one a line; found "
+        "the byte 0xe9 (--help lists the flags)\n"
+    )
+    outer.write_text("--flagfile=a\0b\n")
+    assert run_here([f"--flagfile={outer}"]) == 2
+    assert "cannot read it: embedded null byte" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ absl's own flags
+
+
+def test_only_check_args_does_nothing_else(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, *io_flags(tmp_path / "none", tmp_path / "output.jsonl")]
+    assert run_here([*flags, "--only_check_args"]) == 0
+    assert run_here([*flags, "--only_check_args", "--max_seq_length=2"]) == 2
+    assert "--max_seq_length must be at least 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def log_of(log_dir: Path) -> str:
+    (log_file,) = log_dir.iterdir()
+    assert log_file.name.startswith("bert-extract.")
+    return log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_kept", "num_said"),
+    [
+        ([], True, 0),
+        (["--stderrthreshold=WARN"], True, 2),
+        (["--stderrthreshold=0"], True, 6),
+        (["--alsologtostderr"], True, 6),
+        (["--logtostderr"], False, 6),
+    ],
+)
+def test_a_log_file_gets_what_is_logged(
+    tiny_flags: list[str],
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    is_kept: bool,
+    num_said: int,
+) -> None:
+    log_flags = [f"--log_dir={tmp_path}", *flags]
+    assert run_here([*tiny_flags, *io_flags(text_file, "/dev/null"), *log_flags]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == num_said
+    if not is_kept:
+        assert list(tmp_path.iterdir()) == []
+        return
+    kept = log_of(tmp_path).splitlines()
+    assert len(kept) == 6
+    assert all(line.startswith("I") for line in kept[:4])
+    assert kept[0].endswith("] CPU, 2 threads, float32")
+    assert kept[4].startswith("W")
+    assert "lines longer than --max_seq_length" in kept[4]
+
+
+def test_the_last_error_is_in_the_log_file_too(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    flags = [*tiny_flags, *io_flags(tmp_path / "none", "/dev/null")]
+    assert run_here([*flags, f"--log_dir={tmp_path / 'logs'}"]) == 1
+    message = f"{tmp_path / 'none'}: no such file\n"
+    assert capsys.readouterr().err == f"bert-extract: {message}"
+    assert log_of(tmp_path / "logs").endswith(f"] {message}")
+    # What comes after it logs to standard error again.
+    assert run_here(flags) == 1
+    assert "bert-extract: CPU, " in capsys.readouterr().err
+    assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
+def test_verbosity_has_a_short_name_and_info_a_prefix_that_can_go(
+    tiny_flags: list[str], text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, *io_flags(text_file, "/dev/null")]
+    assert run_here([*flags, "--v=-1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run_here([*flags, "-v", "0", "--noshowprefixforinfo"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("CPU, ")
+    assert lines[-1].startswith("bert-extract: WARNING: lines with '|||'")
+    assert cli.help_text().count("--v ") == 1  # in the sentence of --verbosity
 
 
 def test_flags_of_the_original_that_mean_nothing_change_nothing(

@@ -86,6 +86,7 @@ def test_a_layer_outside_the_model_is_refused(layers: str) -> None:
         ({"batch_size": 0}, "--batch_size must be at least 1; found 0"),
         ({"batch_size": -8}, "--batch_size must be at least 1; found -8"),
         ({"num_threads": -1}, "--num_threads must be at least 0; found -1"),
+        ({"num_threads": 10**20}, "--num_threads must be at most 10000; found 100"),
         ({"max_seq_length": 2}, "--max_seq_length must be at least 3"),
         ({"max_seq_length": 0}, "--max_seq_length must be at least 3"),
         ({"max_seq_length": -1}, "--max_seq_length must be at least 3"),
