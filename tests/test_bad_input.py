@@ -166,20 +166,41 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         1,
         ["vocab.txt (line 2): expected UTF-8, found the byte 0x80"],
     ),
-    "no [UNK]": (
-        rewrite_vocab(lambda tokens: tokens.remove("[UNK]")),
+    "no [UNK], and a word that needs it": (
+        lambda run: [
+            rewrite_vocab(lambda tokens: tokens.remove("[UNK]"))(run),
+            run.input.write_text(
+                "the river bank\n" * 600 + "the \u2603\n", encoding="utf-8"
+            ),
+        ],
         1,
-        ["vocab.txt: expected the wordpieces", "no [UNK]"],
+        [
+            "the line with linex_index 600: a word of it is spelled by no wordpieces, "
+            "and needs [UNK], which ",
+            "vocab.txt has not",
+        ],
     ),
     "no [CLS] and [SEP]": (
         rewrite_vocab(lambda tokens: tokens.__delitem__(slice(7, 9))),
         1,
         ["vocab.txt: expected the wordpieces", "no [CLS] or [SEP]"],
     ),
-    "vocab is too long": (
-        rewrite_vocab(lambda tokens: tokens.append("more")),
+    "vocab is too long, and a word needs its end": (
+        lambda run: [
+            rewrite_vocab(lambda tokens: tokens.extend(["", "zebra"]))(run),
+            run.input.write_text("the river bank\n\nthe zebra ||| a bank\n"),
+        ],
         1,
-        ["vocab.txt: has 724 tokens", "bert_config.json says vocab_size 723"],
+        [
+            "the line with linex_index 2: 'zebra' (line 725 of ",
+            "vocab.txt) has no embedding: ",
+            "bert_config.json says vocab_size 723. Is it the vocab of this checkpoint?",
+        ],
+    ),
+    "the last [CLS] has no embedding": (
+        rewrite_vocab(lambda tokens: tokens.append("[CLS]")),
+        1,
+        ["'[CLS]' (line 724 of ", "vocab.txt) has no embedding: "],
     ),
     "no config": (
         knobs(bert_config_file="/none/c.json"),
