@@ -18,7 +18,12 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import batching, devices
-from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
+from bert_extract.checkpoint import (
+    LoadedWeights,
+    config_dialect,
+    load_weights,
+    read_config,
+)
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
 from bert_extract.entries import EntryMaker, lose_carries
@@ -121,7 +126,9 @@ class Engine:
         self.options = options
         self._do_lower_case = bool(options.do_lower_case)
         self._dialect = config_dialect(options.init_checkpoint)
-        self.config = BertConfig.from_json_file(options.bert_config_file, self._dialect)
+        self.config = read_config(
+            options.bert_config_file, options.init_checkpoint, self._dialect
+        )
         self.layers: tuple[int | str, ...] = (POOLER,)
         if not options.wants_pooler:
             self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)

@@ -213,9 +213,21 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         ["bert_config.json: expected a JSON object; not valid JSON", "line 1 column 2"],
     ),
     "config lacks a key": (
+        rewrite_config(vocab_size=None),
+        1,
+        [
+            'bert_config.json: the key "vocab_size" is missing',
+            "bert_model.ckpt has vocab_size 723",
+        ],
+    ),
+    "config lacks a key that has another default": (
         rewrite_config(type_vocab_size=None),
         1,
-        ['bert_config.json: the key "type_vocab_size" is missing'],
+        [
+            "token_type_embeddings: expected [16, 32], found [2, 32]",
+            "for which the original takes 16, and the checkpoint has 2: give it "
+            '"type_vocab_size": 2',
+        ],
     ),
     "config has nonsense": (
         rewrite_config(hidden_size="32"),

@@ -1,5 +1,6 @@
 """The loop: what is checked before it, counted in it, and never done twice."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -181,6 +182,27 @@ def test_a_vocab_longer_than_the_table_is_warned_about(
     for found, record in zip(longer.extract(lines), expected, strict=True):
         assert found.tokens == record.tokens
         np.testing.assert_array_equal(found.layers, record.layers)
+
+
+def test_a_config_that_leaves_defaults_out_gives_the_same(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    model_dir = write_random_model(
+        tmp_path, type_vocab_size=16, max_position_embeddings=512
+    )
+    options = options_for(model_dir, layers="0,1,embeddings")
+    (expected,) = FeatureExtractor(options).extract(["w1 w2 ||| w3"])
+    config_file = model_dir / "bert_config.json"
+    config = json.loads(config_file.read_bytes())
+    for key in ("hidden_act", "type_vocab_size", "max_position_embeddings"):
+        del config[key]
+    config_file.write_text(json.dumps(config))
+    (found,) = FeatureExtractor(options).extract(["w1 w2 ||| w3"])
+    np.testing.assert_array_equal(found.layers, expected.layers)
+    assert (
+        "taken is what the original takes then: hidden_act gelu, "
+        "max_position_embeddings 512, type_vocab_size 16"
+    ) in log.text
 
 
 def test_a_line_that_needs_what_is_behind_the_table_is_named(tmp_path: Path) -> None:
