@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
 from bert_extract.long_lines import LongLine, LongText, Text, others_before_returns
+from bert_extract.unpacking import is_compressed, open_text
 
 STDIN = "-"
 _SEPARATOR = " ||| "
@@ -234,11 +235,6 @@ def open_raw(path: str) -> IO[bytes]:
     return open(path, "rb", buffering=_BLOCK_SIZE)
 
 
-def is_compressed(path: str) -> bool:
-    """Whether the input is read through gzip."""
-    return path.endswith(".gz")
-
-
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turns what can go wrong while reading an input into an `InputError`."""
@@ -295,8 +291,8 @@ class LineReader:
         """
         with reading(self._path), open_raw(self._path) as raw:
             if is_compressed(self._path):
-                with gzip.open(raw, "rb") as unzipped:
-                    for line in unzipped:
+                with open_text(self._path, name_of(self._path), raw) as text:
+                    for line in text:
                         self.num_bytes_read = raw.tell()
                         if is_only_returns(line):
                             return
@@ -304,6 +300,7 @@ class LineReader:
                         del line
                         yield lines.pop()
                 return
+            open_text(self._path, name_of(self._path), raw)  # which is raw itself
             position = 0
             if self._start:
                 # The line before ends at the first newline from start - 1 on.

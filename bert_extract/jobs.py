@@ -26,7 +26,6 @@ from bert_extract.examples import (
     STDIN,
     Example,
     expand_input_files,
-    is_compressed,
     is_remote,
 )
 from bert_extract.features import Features
@@ -42,6 +41,7 @@ from bert_extract.splits import (
     input_size,
     plan_splits,
 )
+from bert_extract.unpacking import is_compressed
 from bert_extract.version import __version__
 from bert_extract.writers import (
     OutputKind,
@@ -95,12 +95,16 @@ def outputs_in(
 ) -> list[str]:
     """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
 
+    So is that of x.txt.zst.
+
     Raises:
       OptionsError: two inputs would have one output.
     """
     input_of: dict[str, str] = {}
     for path in input_files:
-        stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
+        stem = os.path.basename(path)
+        for suffix_of_input in (".gz", ".zst", ".txt"):
+            stem = stem.removesuffix(suffix_of_input)
         output_file = os.path.join(output_dir, stem + suffix)
         if output_file in input_of:
             raise OptionsError(

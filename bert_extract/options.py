@@ -235,7 +235,8 @@ class Job:
         "",
         "The text to read, one example a line, 'text_a ||| text_b' for a pair. A name "
         "of an existing file is that file; otherwise it is split at commas and globs "
-        "are expanded. '-' is standard input; '.gz' files are read as they are.",
+        "are expanded. '-' is standard input; '.gz' and '.zst' files are read as they "
+        "are.",
     )
     output_file: str = _knob(
         "",
@@ -294,8 +295,14 @@ class Job:
         """
         if not self.input_file:
             raise OptionsError("--input_file must be given")
-        if bool(self.output_file) == bool(self.output_dir):
-            raise OptionsError("either --output_file or --output_dir must be given")
+        if not (self.output_file or self.output_dir):
+            raise OptionsError("--output_file must be given, or --output_dir")
+        if self.output_file and self.output_dir:
+            raise OptionsError(
+                f"--output_file={self.output_file} and --output_dir={self.output_dir} "
+                "are both given: the first is for one output of all input files, the "
+                "second for one output of each; leave one of them away"
+            )
         _check_choice("errors", self.errors, ERROR_HANDLERS)
         self._check_format()
         is_stdin = self.input_file == "-"

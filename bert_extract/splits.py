@@ -9,13 +9,13 @@ from bert_extract.examples import (
     STDIN,
     Example,
     LineReader,
-    is_compressed,
     is_only_returns,
     is_remote,
     open_raw,
     read_example,
     reading,
 )
+from bert_extract.unpacking import is_compressed
 
 _BLOCK_SIZE = 1 << 22
 

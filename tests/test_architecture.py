@@ -14,7 +14,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "formats", "options", "long_lines", "examples", "splits"),
+    *("errors", "version", "formats", "options", "long_lines", "unpacking"),
+    *("examples", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts"),

@@ -77,10 +77,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_output_for_each_input() -> None:
-    inputs = ["x/a.txt", "x/b.txt.gz", "c.gz", "d.tsv", "e"]
+    inputs = ["x/a.txt", "x/b.txt.gz", "c.gz", "d.tsv", "e", "f.txt.zst"]
     assert outputs_in("out/", inputs) == [
         *("out/a.jsonl", "out/b.jsonl", "out/c.jsonl", "out/d.tsv.jsonl"),
-        "out/e.jsonl",
+        *("out/e.jsonl", "out/f.jsonl"),
     ]
 
 

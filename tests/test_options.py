@@ -106,8 +106,8 @@ def test_an_option_that_cannot_work_is_refused(
     ("knobs", "message"),
     [
         ({"input_file": ""}, "--input_file must be given"),
-        ({"output_file": ""}, "either --output_file or --output_dir"),
-        ({"output_dir": "d"}, "either --output_file or --output_dir"),
+        ({"output_file": ""}, "--output_file must be given, or --output_dir"),
+        ({"output_dir": "d"}, "and --output_dir=d are both given: the first is for "),
         ({"errors": "surrogateescape"}, "--errors must be one of strict, replace, ig"),
         ({"shard": "1"}, "--shard must be I/N"),
         ({"shard": "4/4"}, "--shard must be I/N"),
