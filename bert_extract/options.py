@@ -6,11 +6,13 @@ made of these fields.
 """
 
 import dataclasses
+import numbers
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from bert_extract.errors import OptionsError
+from bert_extract.errors import ArgumentTypeError, OptionsError
 from bert_extract.formats import FORMAT_NAMES, format_of
 
 EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
@@ -154,12 +156,16 @@ class Options:
         "default of 0 takes the cores that this process may use.",
     )
 
+    def __post_init__(self) -> None:
+        _take_python_values(self)
+
     def check(self) -> None:
         """Checks what can be checked without opening a file.
 
         Raises:
           OptionsError: a value cannot work, whatever the files hold.
         """
+        _check_types(self)
         for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
             if not getattr(self, name) and not self.model_dir:
                 raise OptionsError(f"--{name} must be given, or --model_dir")
@@ -287,12 +293,16 @@ class Job:
         "when the run failed.",
     )
 
+    def __post_init__(self) -> None:
+        _take_python_values(self)
+
     def check(self) -> None:
         """Checks what can be checked without opening a file.
 
         Raises:
           OptionsError: a value cannot work, or two do not go together.
         """
+        _check_types(self)
         if not self.input_file:
             raise OptionsError("--input_file must be given")
         if not (self.output_file or self.output_dir):
@@ -342,6 +352,49 @@ class Job:
                 f"--vector_dtype={self.vector_dtype} is for HDF5 and Parquet; the "
                 f"format {output_format.name} writes six decimals. Leave it away, or "
                 "give --output_format=parquet or hdf5"
+            )
+
+
+def _take_python_values(options: Options | Job) -> None:
+    """Takes what Python has for a flag's text: a Path, and numbers for layers."""
+    for knob in dataclasses.fields(options):
+        value = getattr(options, knob.name)
+        plain = value
+        if isinstance(value, os.PathLike) and isinstance(knob.default, str):
+            plain = os.fspath(value)
+        elif isinstance(value, numbers.Integral) and type(knob.default) is int:
+            plain = value if isinstance(value, bool) else int(value)  # NumPy's
+        elif knob.name == "layers" and isinstance(value, (int, list, tuple, range)):
+            layers = [value] if isinstance(value, int) else value
+            plain = ",".join(map(str, layers))
+        if plain is not value:
+            object.__setattr__(options, knob.name, plain)  # it is being made
+
+
+def _check_types(options: Options | Job) -> None:
+    """Refuses what no flag could be.
+
+    Raises:
+      ArgumentTypeError: a value is of another type than its default.
+    """
+    for knob in dataclasses.fields(options):
+        value = getattr(options, knob.name)
+        if knob.metadata["is_bool"]:
+            expected, is_right = "True or False", isinstance(value, bool)
+            if knob.default is None:
+                expected, is_right = f"{expected}, or None", is_right or value is None
+        elif isinstance(knob.default, int):
+            # bool is an int to Python, but true is no number.
+            is_right = isinstance(value, int) and not isinstance(value, bool)
+            expected = "a whole number"
+        else:
+            expected, is_right = "a str", isinstance(value, str)
+            if knob.name == "layers":
+                expected += " or a list, as in [-1, -2]"
+        if not is_right:
+            raise ArgumentTypeError(
+                f"{knob.name} must be {expected}; found {value!r} "
+                f"({type(value).__name__})"
             )
 
 
