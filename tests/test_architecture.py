@@ -24,7 +24,7 @@ ORDER = (
     *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers", "pipeline"),
+    *("fingerprints", "partial", "writers", "pipeline"),
     *("devices", "progress", "engine"),
     *("jobs", "extractor", "parsing", "logs", "cli", "__main__"),
 )
@@ -37,7 +37,7 @@ WITHOUT_TENSORFLOW = (
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     "entries",
     *("appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers"),
+    *("fingerprints", "partial", "writers"),
     *("pipeline", "progress"),
     *("parsing", "logs", "cli"),
 )
