@@ -223,6 +223,14 @@ def _run(options: Options, job: Job) -> int:
         _complain(str(error), EXIT_FAILED)
         _say_how_to_go_on(summaries)
         return EXIT_FAILED
+    except MemoryError:
+        _complain(
+            "there is not enough memory: give the job more, or fewer --num_threads, "
+            "fewer --layers or a smaller --max_seq_length",
+            EXIT_FAILED,
+        )
+        _say_how_to_go_on(summaries)
+        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_CLOSED_PIPE
     except _Stopped as stopped:
@@ -243,7 +251,7 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     job.check()
     with _silence(), _no_search_for_a_temporary_folder():
         # Only now: TensorFlow takes seconds to import, and `--help` none.
-        import tensorflow_text  # noqa: F401 - imported here for its chatter
+        _import_tensorflow()
 
         from bert_extract.engine import Engine
         from bert_extract.jobs import run_job
@@ -251,6 +259,29 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     if _Stopped.last is not None:  # some library's import caught it
         raise _Stopped.last
     run_job(Engine(options), job, summaries)
+
+
+def _import_tensorflow() -> None:
+    """Imports it, for what it says meanwhile.
+
+    Raises:
+      BertExtractError: it cannot be loaded. What Python raises then depends on which of
+        its libraries comes first.
+    """
+    try:
+        import tensorflow as tf
+
+        try:
+            import tensorflow_text  # noqa: F401 - the import is all
+        except tf.errors.OpError as error:
+            raise ImportError(error.message) from error
+    except (ImportError, MemoryError, OSError, SystemError) as error:
+        reason = str(error) or type(error).__name__
+        raise BertExtractError(
+            f"TensorFlow cannot be loaded: {reason}. It needs 1 GB of memory, and 3 GB "
+            "of address space (ulimit -v, or a job's limit); if there is as much, "
+            "install bert-extract again, with the versions that it asks for"
+        ) from error
 
 
 class _Stopped(BaseException):
@@ -311,6 +342,8 @@ def _silence() -> Iterator[None]:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except _Stopped:
+            raise  # nobody asks what it would have said
         except BaseException:
             chatter.seek(0)
             os.write(own_stderr, chatter.read())

@@ -1,8 +1,10 @@
 """What cannot work ends with one message, and with nothing under the output's name."""
 
+import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from running import flags_for, run_command
 
@@ -113,6 +116,12 @@ def put_nan(weights: dict[str, Any]) -> None:
     )
     weights["bert/embeddings/word_embeddings"][506, 3] = np.nan
 
+
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+    + b"0123456789abcdef" * 4
+    + b"\nsize 90868376\n"
+)
 
 CASES: dict[str, tuple[Break, int, list[str]]] = {
     "no input": (
@@ -290,6 +299,25 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
             "bert/encoder/layer_3/output/dense/bias",
         ],
     ),
+    **{
+        f"a pointer of git-lfs instead of {name}": (
+            write(f"model/{name}", LFS_POINTER),
+            1,
+            [f"model/{name}: expected the file itself; found git-lfs's po", "lfs pull"],
+        )
+        for name in (
+            *("vocab.txt", "bert_config.json", "bert_model.ckpt.index"),
+            "bert_model.ckpt.data-00000-of-00001",
+        )
+    },
+    "a pointer of git-lfs instead of safetensors": (
+        lambda run: [
+            (run.folder / "model.safetensors").write_bytes(LFS_POINTER),
+            run.knobs.update(init_checkpoint=run.folder / "model.safetensors"),
+        ],
+        1,
+        ["model.safetensors: expected the file itself; found git-lfs's pointer"],
+    ),
     "layer outside": (
         knobs(layers="-1,5"),
         2,
@@ -392,6 +420,57 @@ def test_the_real_command_says_nothing_else(case: str, run: Run) -> None:
     assert all(".partial holds" in line for line in more)
     assert completed.stdout == b""
     assert not run.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("index", "model/bert_model.ckpt.index: cannot read it: "),
+        (
+            "data-00000-of-00001",
+            "cannot be read (.*): let yourself read the checkpoint'",
+        ),
+    ],
+)
+def test_a_checkpoint_that_one_may_not_read_is_not_called_damaged(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    message: str,
+) -> None:
+    """Root may read everything, so the system's answer is made up."""
+
+    def refuse(path: str, *arguments: Any) -> Any:
+        if path.endswith(name):
+            raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission den")
+        return asking(path, *arguments)
+
+    asked = "GFile" if name == "index" else "stat"
+    asking = getattr(tf.io.gfile, asked)
+    monkeypatch.setattr(tf.io.gfile, asked, refuse)
+    assert cli.main(["bert-extract", *run.flags(), "--verbosity=-1"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(message.replace("(.*)", r"\(.*\)"), said)
+    assert "Permission den" in said
+    assert "download" not in said
+
+
+def test_a_disk_on_which_nothing_can_be_begun(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Any, flags: int, *arguments: Any, **more: Any) -> int:
+        if flags & os.O_CREAT and str(path).startswith(str(run.outputs)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opening(path, flags, *arguments, **more)
+
+    opening = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    assert cli.main(["bert-extract", *run.flags(), "--verbosity=-1"]) == 1
+    assert capsys.readouterr().err == (
+        f"bert-extract: {run.output}.partial: cannot write it: No space left on "
+        "device. Make room on its disk, or write to another one\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")

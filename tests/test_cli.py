@@ -1,11 +1,13 @@
 """The command: its flags, its streams, its exit codes, what it says and what not."""
 
+import builtins
 import contextlib
 import fcntl
 import gzip
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import stat
@@ -632,6 +634,105 @@ def read_terminal(terminal: int) -> str:
                     break
                 shown += block
     return shown.decode()
+
+
+# ------------------------------------------------------------- before there is anything
+
+
+STOP_AT_AN_IMPORT = """
+import importlib.abc, os, runpy, signal, sys
+module = sys.argv[1]
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[0:2] = ["bert-extract"]
+runpy.run_module("bert_extract", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("bert_extract.cli", ""),
+        ("numpy", ""),
+        ("bert_extract.logs", ""),
+        ("tensorflow_text", "bert-extract: stopped by SIGINT\n"),
+    ],
+)
+def test_whoever_interrupts_an_import_sees_no_traceback(
+    tiny_flags: list[str], module: str, message: str
+) -> None:
+    flags = [*tiny_flags, *io_flags("/none", "/dev/null")]
+    completed = subprocess.run(
+        [sys.executable, "-c", STOP_AT_AN_IMPORT, module, *flags],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert completed.returncode == -signal.SIGINT  # 130 to a shell
+    assert completed.stderr == message
+
+
+def test_what_has_no_room_for_tensorflow_says_so(tiny_flags: list[str]) -> None:
+    def leave_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
+
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "bert_extract", *tiny_flags),
+            *io_flags("/none", "/dev/null"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        preexec_fn=leave_little_room,
+    )
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("bert-extract: TensorFlow cannot be loaded: ")
+    assert "ulimit -v" in completed.stderr
+    assert completed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no such library"), MemoryError(), SystemError("odd")]
+)
+def test_whatever_keeps_tensorflow_away_is_one_message(
+    tiny_flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(name: str, *arguments: Any) -> Any:
+        if name == "tensorflow_text":
+            raise error
+        return importing(name, *arguments)
+
+    importing = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fail)
+    assert run_here([*tiny_flags, *io_flags("/none", "/dev/null")]) == 1
+    said = capsys.readouterr().err
+    reason = str(error) or "MemoryError"
+    assert f"bert-extract: TensorFlow cannot be loaded: {reason}. It needs" in said
+
+
+def test_a_run_out_of_memory_says_so(
+    tiny_flags: list[str],
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from bert_extract.engine import Engine
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Engine, "_compute", fail)
+    assert run_here([*tiny_flags, *io_flags(text_file, "/dev/null"), "--v=-1"]) == 1
+    assert capsys.readouterr().err.startswith("bert-extract: there is not enough memo")
 
 
 # ------------------------------------------------------------- streams that are closed
