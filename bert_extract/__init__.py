@@ -1,24 +1,24 @@
 """Per-token BERT vectors from text files, on TensorFlow 2."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from bert_extract.errors import (
-    BertExtractError,
-    CheckpointError,
-    ConfigError,
-    InputError,
-    NotFiniteError,
-    OptionsError,
-    OutputError,
-    VocabError,
-)
-from bert_extract.options import Job, Options
-from bert_extract.reading import load_features, read_features
-from bert_extract.records import Record
-from bert_extract.version import __version__
-
 if TYPE_CHECKING:
+    from bert_extract.errors import (
+        BertExtractError,
+        CheckpointError,
+        ConfigError,
+        InputError,
+        NotFiniteError,
+        OptionsError,
+        OutputError,
+        VocabError,
+    )
     from bert_extract.extractor import FeatureExtractor
+    from bert_extract.options import Job, Options
+    from bert_extract.reading import load_features, read_features
+    from bert_extract.records import Record
+    from bert_extract.version import __version__
 
 __all__ = [
     "BertExtractError",
@@ -38,14 +38,31 @@ __all__ = [
     "read_features",
 ]
 
+# Where a name is defined; those that are not here are errors.
+_HOMES = {
+    "FeatureExtractor": "extractor",
+    "Job": "options",
+    "Options": "options",
+    "Record": "records",
+    "__version__": "version",
+    "load_features": "reading",
+    "read_features": "reading",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Late: it imports TensorFlow, and `--help` and `read_features` do without.
+    # Late: FeatureExtractor imports TensorFlow, which nobody else waits for; and the
+    # command, which imports this first, must be able to say early what a signal does.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "FeatureExtractor":
         from bert_extract.arithmetic import choose_kernels
 
         choose_kernels()
-        from bert_extract.extractor import FeatureExtractor
+    home = importlib.import_module(f"bert_extract.{_HOMES.get(name, 'errors')}")
+    value = globals()[name] = getattr(home, name)
+    return value
 
-        return FeatureExtractor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__

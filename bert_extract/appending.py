@@ -52,6 +52,8 @@ def explaining(
                 f". The output has {num_bytes:,} bytes so far; find out what became of "
                 f"its disk{go_on}"
             )
+        elif error.errno in _NO_ROOM:
+            way_out = ". Make room on its disk, or write to another one"
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot write it: {reason}{way_out}") from error
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from bert_extract.bundle_index import Entry, Index, parse_index, read_varint
 from bert_extract.checkpoint_format import Source, Stored
 from bert_extract.errors import CheckpointError
+from bert_extract.small_files import LFS_COMPLAINT, is_lfs_pointer
 
 # A checkpoint is a prefix that several files share; people often paste one of the
 # files.
@@ -17,6 +18,8 @@ _FILE_OF_CHECKPOINT = re.compile(r"(.+)\.(index|meta|data-\d{5}-of-\d{5})")
 
 # Of a number of 64 bits, in bytes.
 _LONGEST_VARINT = 10
+# Bytes that tell what else a file is.
+_HEAD_BYTES = 64
 
 
 class Bundle:
@@ -203,9 +206,16 @@ def list_variables(prefix: str) -> dict[str, Stored]:
     index_file = f"{prefix}.index"
     try:
         with tf.io.gfile.GFile(index_file, "rb") as reader:
-            index = parse_index(reader.read())
-    # UnicodeDecodeError, of a name in it, is a ValueError.
-    except (tf.errors.OpError, ValueError) as error:
+            content = reader.read()
+    except tf.errors.OpError as error:
+        raise CheckpointError(
+            f"{index_file}: cannot read it: {_reason(error)}"
+        ) from error
+    if is_lfs_pointer(content):
+        raise CheckpointError(f"{index_file}: {LFS_COMPLAINT}")
+    try:
+        index = parse_index(content)
+    except ValueError as error:  # UnicodeDecodeError, of a name in it, is one
         raise CheckpointError(
             f"{index_file}: expected the index of a TensorFlow checkpoint; found a "
             f"damaged or other file ({_reason(error)}): copy or download it again"
@@ -220,9 +230,11 @@ def list_variables(prefix: str) -> dict[str, Stored]:
 
 
 def _unreadable(prefix: str, error: Exception) -> CheckpointError:
+    way_out = "copy or download the checkpoint's files again"
+    if isinstance(error, tf.errors.PermissionDeniedError):
+        way_out = "let yourself read the checkpoint's files"
     return CheckpointError(
-        f"{prefix}: the weights cannot be read ({_reason(error)}): "
-        "copy or download the checkpoint's files again"
+        f"{prefix}: the weights cannot be read ({_reason(error)}): {way_out}"
     )
 
 
@@ -246,6 +258,9 @@ def _check_data_files(prefix: str, index: Index) -> None:
         if stat.is_directory:
             raise ValueError(f"{data_file}; Is a directory")
         if stat.length < expected:
+            with tf.io.gfile.GFile(data_file, "rb") as reader:
+                if is_lfs_pointer(reader.read(_HEAD_BYTES)):
+                    raise CheckpointError(f"{data_file}: {LFS_COMPLAINT}")
             raise ValueError(
                 f"{data_file} has {stat.length} bytes; by the index it has {expected}"
             )

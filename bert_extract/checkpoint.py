@@ -15,9 +15,10 @@ from bert_extract.config import (
     HUGGING_FACE,
     POOLER_VARIABLES,
     BertConfig,
+    MissingKeyError,
     variable_shapes,
 )
-from bert_extract.errors import CheckpointError
+from bert_extract.errors import CheckpointError, ConfigError
 from bert_extract.huggingface import HuggingFaceCheckpoint, find_safetensors
 from bert_extract.model_garden import (
     OBJECT_GRAPH,
@@ -39,6 +40,7 @@ _SHOWS_SIZE = {
     "type_vocab_size": ("bert/embeddings/token_type_embeddings", 0),
     "intermediate_size": ("bert/encoder/layer_0/intermediate/dense/kernel", 1),
 }
+_NUM_LAYERS = "num_hidden_layers"  # which no axis shows
 # Nobody has a BERT of more layers; a number in a name may be any.
 _MAX_LAYERS = 1000
 
@@ -99,6 +101,32 @@ def config_dialect(init_checkpoint: str) -> str:
     return HUGGING_FACE if is_safetensors else GOOGLE
 
 
+def read_config(
+    bert_config_file: str, init_checkpoint: str, dialect: str
+) -> BertConfig:
+    """Reads the config of a checkpoint.
+
+    Args:
+        bert_config_file: its name.
+        init_checkpoint: as `open_checkpoint` takes it.
+        dialect: what `config_dialect` says of that.
+
+    Raises:
+        ConfigError: as `BertConfig.from_json_file`; what a missing key should say is
+            in the message if the checkpoint shows it.
+        CheckpointError: it should be asked that, and cannot be opened.
+    """
+    try:
+        return BertConfig.from_json_file(bert_config_file, dialect)
+    except MissingKeyError as error:
+        found = _shown_size(open_checkpoint(init_checkpoint), error.key)
+        if found is None:
+            raise
+        raise ConfigError(
+            f"{error} By its weights, {init_checkpoint} has {error.key} {found}"
+        ) from error
+
+
 def load_weights(
     init_checkpoint: str,
     config: BertConfig,
@@ -120,6 +148,7 @@ def load_weights(
     checkpoint = open_checkpoint(init_checkpoint)
     expected = variable_shapes(config, with_pooler)
     names = _check_variables(checkpoint, expected, config)
+    warnings = _warnings(checkpoint, config)
     wanted = expected
     if num_layers is not None:
         wanted = variable_shapes(
@@ -129,7 +158,7 @@ def load_weights(
         path=checkpoint.path,
         weights=_read_variables(checkpoint, names, wanted),
         ignored=tuple(sorted(checkpoint.variables.keys() - names.values())),
-        warnings=_warnings(checkpoint, config),
+        warnings=warnings,
     )
 
 
@@ -214,19 +243,10 @@ def _hints(checkpoint: Checkpoint, config: BertConfig, holds_bert: bool) -> list
             + (", ".join(names) or "nothing: it is empty")
         ]
     hints = []
-    for key, (tf1_name, axis) in _SHOWS_SIZE.items():
-        shape = _tf1_shape(checkpoint, tf1_name)
-        # A scalar where a table should be has no axis to compare.
-        found = shape[axis] if len(shape) > axis else None
+    for key in (*_SHOWS_SIZE, _NUM_LAYERS):
+        found = _shown_size(checkpoint, key)
         if found is not None and found != getattr(config, key):
-            hints.append(_differs(checkpoint, key, getattr(config, key), found))
-    num_layers = _num_layers(checkpoint)
-    if num_layers not in (0, config.num_hidden_layers):
-        hints.append(
-            _differs(
-                checkpoint, "num_hidden_layers", config.num_hidden_layers, num_layers
-            )
-        )
+            hints.append(_differs(checkpoint, key, config, found))
     hints.append(
         f"Take the {checkpoint.config_name} that came with this checkpoint"
         if hints
@@ -244,7 +264,26 @@ def _tf1_shape(checkpoint: Checkpoint, tf1_name: str) -> Shape:
     return source.layout.to_tf1(checkpoint.variables[name].shape)
 
 
-def _differs(checkpoint: Checkpoint, key: str, expected: int, found: int) -> str:
+def _shown_size(checkpoint: Checkpoint, key: str) -> int | None:
+    """What a checkpoint has where its config has some key; None if it does not show."""
+    if key == _NUM_LAYERS:
+        return _num_layers(checkpoint) or None
+    if key not in _SHOWS_SIZE:
+        return None
+    tf1_name, axis = _SHOWS_SIZE[key]
+    shape = _tf1_shape(checkpoint, tf1_name)
+    # A scalar where a table should be has no axis to compare.
+    return shape[axis] if len(shape) > axis else None
+
+
+def _differs(checkpoint: Checkpoint, key: str, config: BertConfig, found: int) -> str:
+    expected = getattr(config, key)
+    if key in config.defaults:
+        return (
+            f"{checkpoint.config_name} says nothing of {key}, for which the original "
+            f'takes {expected}, and the checkpoint has {found}: give it "{key}": '
+            f"{found}"
+        )
     return f"{checkpoint.config_name} says {key} {expected}, the checkpoint has {found}"
 
 
@@ -272,7 +311,9 @@ def _warnings(checkpoint: Checkpoint, config: BertConfig) -> tuple[str, ...]:
     # Allowed, as in the original: it is how people use the lower part of a model.
     if found <= expected:
         return ()
-    difference = _differs(checkpoint, "num_hidden_layers", expected, found)
+    difference = _differs(checkpoint, _NUM_LAYERS, config, found)
+    if _NUM_LAYERS in config.defaults:  # but who says nothing means all of them
+        raise CheckpointError(f"{checkpoint.path}: {difference}")
     return (
         f"{checkpoint.path}: {difference}: the last layer will be layer {expected - 1}",
     )

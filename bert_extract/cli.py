@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import IO, Any, NoReturn
 
-from absl import flags, logging
+from absl import flags
 
-from bert_extract import arithmetic, doubt
+from bert_extract import arithmetic, logs
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.options import Job, Options, help_of
+from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
 from bert_extract.progress import Summary, summarizing
 from bert_extract.version import __version__
 
@@ -36,10 +37,9 @@ bert-extract --input_file=input.txt --output_file=output.jsonl \\
 """
 
 _FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
-_VERBOSITY_HELP = (
-    "How much is said on standard error: -1 is errors, and what puts every vector in "
-    "doubt, such as a vocab that is not the checkpoint's; 0 the device, warnings, "
-    "progress and a summary; 1 also the first five examples."
+_CHECK_HELP = (
+    "Whether the command line is checked, and nothing else done: 0 is the exit code if "
+    "it could be carried out, as far as can be said without opening a file."
 )
 
 
@@ -89,18 +89,20 @@ _BESIDE = (
 
 
 def make_flags() -> flags.FlagValues:
-    """Defines a flag for each field of `Options` and `Job`, and the original's rest."""
-    values = flags.FlagValues()
+    """Defines a flag for each field of `Options` and `Job`, and the original's rest.
+
+    A flag that has two names is there under both.
+    """
+    values = CommandFlags()
     for options_class in (Job, Options):
         for knob in dataclasses.fields(options_class):
             _define(values, knob.name, knob.default, help_of(knob), knob.metadata)
     for old in _OLD_FLAGS:
         _define(values, old.name, old.default, old.help, {})
-    flags.DEFINE_integer("verbosity", 0, _VERBOSITY_HELP, flag_values=values)
-    flags.DEFINE_bool("help", False, "Shows this text and ends.", flag_values=values)
-    flags.DEFINE_bool(
-        "version", False, "Shows the version of this tool.", flag_values=values
-    )
+    logs.define_flags(values)
+    define_bool(values, "only_check_args", False, _CHECK_HELP)
+    define_bool(values, "help", False, "Shows this text and ends.")
+    define_bool(values, "version", False, "Shows the version of this tool.")
     flags.DEFINE_string("flagfile", "", _FLAGFILE_HELP, flag_values=values)
     return values
 
@@ -112,9 +114,9 @@ def _define(
     if choices:
         flags.DEFINE_enum(name, default, choices, help_text, flag_values=values)
     elif isinstance(default, bool) or metadata.get("is_bool"):
-        flags.DEFINE_bool(name, default, help_text, flag_values=values)
+        define_bool(values, name, default, help_text)
     elif isinstance(default, int):
-        flags.DEFINE_integer(name, default, help_text, flag_values=values)
+        define_integer(values, name, default, help_text)
     else:
         flags.DEFINE_string(name, default, help_text, flag_values=values)
 
@@ -125,6 +127,8 @@ def help_text() -> str:
     paragraphs = [_USAGE]
     for name in values:
         flag = values[name]
+        if flag.name != name:
+            continue  # another name of one that is listed
         default = "" if flag.default in (None, "") else f" (default {flag.default})"
         if isinstance(flag.default, bool):
             default = f" (default {str(flag.default).lower()})"
@@ -144,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     values = make_flags()
     try:
-        positional = values(list(sys.argv if argv is None else argv))[1:]
-    except flags.Error as error:
+        positional = parse(values, sys.argv if argv is None else argv)
+    except OptionsError as error:
         return _complain(f"{error} (--help lists the flags)", EXIT_USAGE)
     if values["help"].value:
         print(help_text(), end="")
@@ -168,8 +172,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     misplaced = _misplaced(options, values)
     if misplaced:
         return _complain(misplaced, EXIT_USAGE)
-    _set_up_logging(values.verbosity)
-    return _run(options, _from_flags(Job, values))
+    job = _from_flags(Job, values)
+    try:
+        if values["only_check_args"].value:
+            options.check()
+            job.check()
+            return 0
+        with logs.logging_as_asked(values):
+            return _run(options, job)
+    except OptionsError as error:
+        return _complain(str(error), EXIT_USAGE)
 
 
 def _misplaced(options: Options, values: flags.FlagValues) -> str:
@@ -211,6 +223,14 @@ def _run(options: Options, job: Job) -> int:
         _complain(str(error), EXIT_FAILED)
         _say_how_to_go_on(summaries)
         return EXIT_FAILED
+    except MemoryError:
+        _complain(
+            "there is not enough memory: give the job more, or fewer --num_threads, "
+            "fewer --layers or a smaller --max_seq_length",
+            EXIT_FAILED,
+        )
+        _say_how_to_go_on(summaries)
+        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_CLOSED_PIPE
     except _Stopped as stopped:
@@ -232,7 +252,7 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     with _silence(), _no_search_for_a_temporary_folder():
         arithmetic.choose_kernels()
         # Only now: TensorFlow takes seconds to import, and `--help` none.
-        import tensorflow_text  # noqa: F401 - imported here for its chatter
+        _import_tensorflow()
 
         from bert_extract.engine import Engine
         from bert_extract.jobs import run_job
@@ -240,6 +260,29 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
     if _Stopped.last is not None:  # some library's import caught it
         raise _Stopped.last
     run_job(Engine(options), job, summaries)
+
+
+def _import_tensorflow() -> None:
+    """Imports it, for what it says meanwhile.
+
+    Raises:
+      BertExtractError: it cannot be loaded. What Python raises then depends on which of
+        its libraries comes first.
+    """
+    try:
+        import tensorflow as tf
+
+        try:
+            import tensorflow_text  # noqa: F401 - the import is all
+        except tf.errors.OpError as error:
+            raise ImportError(error.message) from error
+    except (ImportError, MemoryError, OSError, SystemError) as error:
+        reason = str(error) or type(error).__name__
+        raise BertExtractError(
+            f"TensorFlow cannot be loaded: {reason}. It needs 1 GB of memory, and 3 GB "
+            "of address space (ulimit -v, or a job's limit); if there is as much, "
+            "install bert-extract again, with the versions that it asks for"
+        ) from error
 
 
 class _Stopped(BaseException):
@@ -289,6 +332,7 @@ def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
 
 def _complain(message: str, exit_code: int) -> int:
     print(f"bert-extract: {message}", file=sys.stderr)
+    logs.keep(message)
     return exit_code
 
 
@@ -305,6 +349,8 @@ def _silence() -> Iterator[None]:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except _Stopped:
+            raise  # nobody asks what it would have said
         except BaseException:
             chatter.seek(0)
             os.write(own_stderr, chatter.read())
@@ -333,28 +379,6 @@ def _unnamed_file() -> IO[bytes]:
     if hasattr(os, "memfd_create"):  # needs no folder that can be written to
         return open(os.memfd_create("stderr"), "w+b")
     return tempfile.TemporaryFile()
-
-
-def _set_up_logging(verbosity: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # absl's logging would say that its flags were not parsed; ours were.
-    flags.FLAGS.mark_as_parsed()
-    logging.set_verbosity(max(verbosity, logging.WARNING))
-    logging.set_stderrthreshold("debug")
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.python_handler.stream = sys.stderr  # it was another when absl was imported
-    handler.python_handler.filters = [doubt.is_told_always] if verbosity < 0 else []
-    handler.setFormatter(_Formatter())
-
-
-class _Formatter(logging.PythonFormatter):
-    """One line a message, without the place in the source."""
-
-    def format(self, record: Any) -> str:
-        """Formats "bert-extract: [WARNING: ]message"."""
-        level = "" if record.levelname in ("INFO", "DEBUG") else record.levelname + ": "
-        return f"bert-extract: {level}{record.getMessage()}"
 
 
 def _open_closed_descriptors() -> None:

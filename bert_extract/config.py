@@ -38,7 +38,17 @@ _HUGGING_FACE_ACTIVATIONS = {
     "tanh": "tanh",
     "linear": "linear",
 }
-# Keys that Hugging Face's code does without, and what it takes instead.
+# Keys that the original's code does without, and what it takes instead.
+_GOOGLE_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 16,
+}
+# The same of Hugging Face's.
 _HUGGING_FACE_DEFAULTS = {
     "type_vocab_size": 2,
     "hidden_act": "gelu",
@@ -109,6 +119,14 @@ _POOLER_SHAPES = {
 POOLER_VARIABLES = tuple(_POOLER_SHAPES)
 
 
+class MissingKeyError(ConfigError):
+    """A config lacks a key for which there is no default."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """The sizes of one BERT, with the names that bert_config.json gives them."""
@@ -125,6 +143,8 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     # Sentences about a config that may not be what the user takes it for.
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    # Keys of which it says nothing, so that they have the original's values.
+    defaults: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_json_file(
@@ -144,6 +164,10 @@ class BertConfig:
         _check_model(bert_config_file, json_object)
         layer_norm_eps = cls.layer_norm_eps
         activations = _GOOGLE_ACTIVATIONS
+        defaults: tuple[str, ...] = ()
+        if dialect == GOOGLE:
+            defaults = tuple(key for key in _GOOGLE_DEFAULTS if key not in json_object)
+            json_object = _GOOGLE_DEFAULTS | json_object
         if dialect == HUGGING_FACE:
             json_object = _HUGGING_FACE_DEFAULTS | json_object
             _check_plain(bert_config_file, json_object)
@@ -151,9 +175,10 @@ class BertConfig:
             activations = _HUGGING_FACE_ACTIVATIONS
         for key in (*_SIZE_LIMITS, "hidden_act"):
             if key not in json_object:
-                raise ConfigError(
+                raise MissingKeyError(
                     f'{bert_config_file}: the key "{key}" is missing; '
-                    f"is this the {dialect} of a BERT checkpoint?"
+                    f"is this the {dialect} of a BERT checkpoint?",
+                    key,
                 )
         sizes = {
             key: _size(bert_config_file, key, json_object[key], limit)
@@ -164,13 +189,15 @@ class BertConfig:
                 f'{bert_config_file}: "hidden_size" must be a multiple of '
                 f'"num_attention_heads"; found {sizes["hidden_size"]} and '
                 f"{sizes['num_attention_heads']}"
+                + _by_default("num_attention_heads", defaults)
             )
         return cls(
             hidden_act=_activation(
                 bert_config_file, json_object["hidden_act"], activations
             ),
             layer_norm_eps=layer_norm_eps,
-            warnings=_warnings(bert_config_file, json_object, dialect),
+            warnings=_warnings(bert_config_file, json_object, dialect, defaults),
+            defaults=defaults,
             **sizes,
         )
 
@@ -233,6 +260,10 @@ def _size(bert_config_file: str, key: str, value: object, limit: int) -> int:
             f"found {_shorten(value)}"
         )
     return value
+
+
+def _by_default(key: str, defaults: tuple[str, ...]) -> str:
+    return ", what the original takes for a missing key" if key in defaults else ""
 
 
 def _activation(
@@ -299,15 +330,25 @@ def _epsilon(bert_config_file: str, value: object) -> float:
 
 
 def _warnings(
-    bert_config_file: str, json_object: dict[str, Any], dialect: str
+    bert_config_file: str,
+    json_object: dict[str, Any],
+    dialect: str,
+    defaults: tuple[str, ...],
 ) -> tuple[str, ...]:
-    if dialect != GOOGLE or "model_type" not in json_object:
-        return ()
-    return (
-        f"{bert_config_file}: is a config of Hugging Face's beside a TensorFlow "
-        'checkpoint; it is read as Google\'s code would: "gelu" is the tanh form, and '
-        "layer_norm_eps is 1e-12",
-    )
+    warnings = []
+    if defaults:
+        values = ", ".join(f"{key} {json_object[key]}" for key in defaults)
+        warnings.append(
+            f"{bert_config_file}: says nothing of {', '.join(defaults)}; taken is what "
+            f"the original takes then: {values}"
+        )
+    if dialect == GOOGLE and "model_type" in json_object:
+        warnings.append(
+            f"{bert_config_file}: is a config of Hugging Face's beside a TensorFlow "
+            'checkpoint; it is read as Google\'s code would: "gelu" is the tanh form, '
+            "and layer_norm_eps is 1e-12"
+        )
+    return tuple(warnings)
 
 
 def _shorten(value: object) -> str:

@@ -18,7 +18,12 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import arithmetic, batching, devices, doubt, self_check
-from bert_extract.checkpoint import LoadedWeights, config_dialect, load_weights
+from bert_extract.checkpoint import (
+    LoadedWeights,
+    config_dialect,
+    load_weights,
+    read_config,
+)
 from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
 from bert_extract.devices import Device
 from bert_extract.entries import EntryMaker, lose_carries
@@ -39,7 +44,7 @@ from bert_extract.pooling import Layers, mix_layers
 from bert_extract.progress import Summary
 from bert_extract.records import Record
 from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import Vocab, case_warning
+from bert_extract.vocab import UNKNOWN_TOKEN, Vocab, case_warning
 
 # Lines that are tokenized in one call: below 256 the call itself costs more than the
 # work, above some thousands nothing is gained.
@@ -111,7 +116,9 @@ class Engine:
         self.options = options
         self._do_lower_case = bool(options.do_lower_case)
         self._dialect = config_dialect(options.init_checkpoint)
-        self.config = BertConfig.from_json_file(options.bert_config_file, self._dialect)
+        self.config = read_config(
+            options.bert_config_file, options.init_checkpoint, self._dialect
+        )
         self.layers: tuple[int | str, ...] = (POOLER,)
         if not options.wants_pooler:
             self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)
@@ -216,13 +223,20 @@ class Engine:
         return keeps_bits
 
     def _check_vocab_size(self, vocab: Vocab) -> None:
-        if len(vocab.tokens) > self.config.vocab_size:
-            raise VocabError(
-                f"{self.options.vocab_file}: has {len(vocab.tokens)} tokens, and "
-                f"{self.options.bert_config_file} says vocab_size "
-                f"{self.config.vocab_size}: the last ones have no embedding. Is it "
-                "the vocab of this checkpoint?"
-            )
+        """Refuses a vocab with which no line could be computed.
+
+        Of other ids that have no embedding, only lines that need them are refused.
+        """
+        for token_id in (vocab.cls_id, vocab.sep_id):
+            if token_id >= self.config.vocab_size:
+                raise VocabError(self._has_no_embedding(vocab, token_id))
+
+    def _has_no_embedding(self, vocab: Vocab, token_id: int) -> str:
+        return (
+            f"{vocab.describe(token_id)} has no embedding: "
+            f"{self.options.bert_config_file} says vocab_size "
+            f"{self.config.vocab_size}. Is it the vocab of this checkpoint?"
+        )
 
     def _log_config(self) -> None:
         logging.info(
@@ -245,6 +259,17 @@ class Engine:
         wrong_case = case_warning(vocab, self._do_lower_case)
         if wrong_case:
             doubt.warn("%s", wrong_case)  # it names the file
+        beyond = vocab.tokens[self.config.vocab_size :]
+        if any(beyond):  # blank lines are no wordpieces, and have their own warning
+            doubt.warn(
+                "%s: has %d tokens, and %s says vocab_size %d: the last ones have no "
+                "embedding, and the first text that needs one will end the run; is it "
+                "the vocab of this checkpoint?",
+                self.options.vocab_file,
+                len(vocab.tokens),
+                self.options.bert_config_file,
+                self.config.vocab_size,
+            )
         if len(vocab.tokens) < self.config.vocab_size:
             doubt.warn(
                 "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "
@@ -349,7 +374,8 @@ class Engine:
     def log_example(self, example: Example) -> None:
         """Shows what becomes of an example, as the original did for the first ones."""
         (line,) = to_features([example], self._tokenizer, self.options.max_seq_length)
-        tokens = " ".join(self._vocab.tokens[i] for i in line.input_ids.tolist())
+        known = (*self._vocab.tokens, UNKNOWN_TOKEN)  # see Vocab.unk_id
+        tokens = " ".join(known[i] for i in line.input_ids.tolist())
         logging.debug(
             "*** Example ***\nunique_id: %s\ntokens: %s\ninput_ids: %s\n"
             "token_type_ids: %s",
@@ -370,9 +396,39 @@ class Engine:
             lines = to_parts(chunk, self._tokenizer, layout)
             if self.config.type_vocab_size < 2:
                 lines = _single_texts(lines, self.options.bert_config_file)
+            if self._may_lack_embeddings():
+                lines = self._with_embeddings(lines)
             yield from lines
             if failure is not None:
                 raise failure
+
+    def _may_lack_embeddings(self) -> bool:
+        vocab = self._vocab
+        num_ids = max(len(vocab.tokens), vocab.unk_id + 1)
+        return num_ids > min(len(vocab.tokens), self.config.vocab_size)
+
+    def _with_embeddings(self, lines: Iterator[Features]) -> Iterator[Features]:
+        """Passes on the lines whose wordpieces all have an embedding.
+
+        Raises:
+          InputError: one of a line has none.
+        """
+        vocab = self._vocab
+        num_known = min(len(vocab.tokens), self.config.vocab_size)
+        for line in lines:
+            unknown = line.input_ids[line.input_ids >= num_known]
+            if len(unknown):
+                token_id = int(unknown[0])
+                reason = self._has_no_embedding(vocab, token_id)
+                if token_id == len(vocab.tokens):
+                    reason = (
+                        f"a word of it is spelled by no wordpieces, and needs "
+                        f"{vocab.describe(token_id)}"
+                    )
+                raise InputError(
+                    f"the line with linex_index {line.unique_id}: {reason}"
+                )
+            yield line
 
     def _window_tokens(self) -> int:
         num_outputs = max(1, self._num_outputs())

@@ -2,6 +2,7 @@
 
 BertExtractError
  +-- OptionsError      a flag or an option is wrong (the command exits with 2)
+ |    +-- ArgumentTypeError   an argument in Python is of the wrong type
  +-- InputError        a text file cannot be read as lines of UTF-8
  |    +-- InputReadError     the system could not read it; later it may
  +-- VocabError        the vocab file is not a BERT vocab
@@ -22,6 +23,10 @@ class BertExtractError(Exception):
 
 class OptionsError(BertExtractError):
     """An option has a value that cannot work, whatever the files hold."""
+
+
+class ArgumentTypeError(OptionsError, TypeError):
+    """An argument of the Python API is of a type that cannot work."""
 
 
 class InputError(BertExtractError):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import InputError, InputReadError
 from bert_extract.long_lines import LongLine, LongText, Text, others_before_returns
+from bert_extract.unpacking import is_compressed, open_text
 
 STDIN = "-"
 _SEPARATOR = " ||| "
@@ -244,11 +245,6 @@ def open_raw(path: str) -> IO[bytes]:
     return open(path, "rb", buffering=_BLOCK_SIZE)
 
 
-def is_compressed(path: str) -> bool:
-    """Whether the input is read through gzip."""
-    return path.endswith(".gz")
-
-
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turns what can go wrong while reading an input into an `InputError`."""
@@ -282,8 +278,19 @@ class Watch(Protocol):
         ...
 
 
+def is_only_returns(block: bytes) -> bool:
+    r"""Whether there is nothing in it but CRs.
+
+    Such a line can only be a file's last one, which no "\n" ends. It is none: the
+    original drops the CRs, and what is empty then is the end of the file to it.
+    """
+    return block.endswith(b"\r") and block.count(b"\r") == len(block)
+
+
 class LineReader:
     r"""The lines of one file, lazily; only "\n" ends a line.
+
+    What stands behind the last "\n" is a line too, unless it is nothing but CRs.
 
     Attributes:
       num_bytes_read: how much of the file on the disk has been read.
@@ -325,13 +332,16 @@ class LineReader:
 
     def _lines_of(self, raw: IO[bytes]) -> Iterator[bytes]:
         if is_compressed(self._path):
-            with gzip.open(raw, "rb") as unzipped:
-                for line in unzipped:
+            with open_text(self._path, name_of(self._path), raw) as text:
+                for line in text:
                     self.num_bytes_read = raw.tell()
+                    if is_only_returns(line):
+                        return
                     lines = [line.removesuffix(b"\n")]
                     del line
                     yield lines.pop()
             return
+        open_text(self._path, name_of(self._path), raw)  # which is raw itself
         position = 0
         if self._start:
             # The line before ends at the first newline from start - 1 on.
@@ -342,6 +352,8 @@ class LineReader:
                 return
             position += len(line)
             self.num_bytes_read = position - self._start
+            if is_only_returns(line):
+                return
             # Not kept here while the caller works on it: it may be long.
             lines = [line.removesuffix(b"\n")]
             del line

@@ -1,10 +1,13 @@
 """FeatureExtractor: a checkpoint in memory, for Python; the command does the same."""
 
+import itertools
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bert_extract.engine import Engine
-from bert_extract.examples import parse_line
+from bert_extract.errors import ArgumentTypeError
+from bert_extract.examples import Example, parse_line
 from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
 from bert_extract.progress import Summary, summarizing
@@ -39,7 +42,13 @@ class FeatureExtractor:
             work; the message names it.
         """
         if options is not None and knobs:
-            raise TypeError(f"options is given, and {', '.join(knobs)} besides")
+            raise ArgumentTypeError(f"options is given, and {', '.join(knobs)} besides")
+        if options is not None and not isinstance(options, Options):
+            raise ArgumentTypeError(
+                "FeatureExtractor takes Options, or their fields by name, as in "
+                f"FeatureExtractor(model_dir=...); found {options!r} "
+                f"({type(options).__name__})"
+            )
         self.options = options if options is not None else Options(**knobs)
         self._engine = Engine(self.options)
         self._engine.load()
@@ -53,14 +62,20 @@ class FeatureExtractor:
             that batches are full.
 
         Raises:
-          TypeError: lines is one text: give a list of texts.
+          ArgumentTypeError: lines is one text, or one of them is no str.
           NotFiniteError: the model computed NaN or infinity.
           BertExtractError: this process was forked from the one that the extractor
             was made in.
         """
-        if isinstance(lines, str):
-            raise TypeError("extract takes texts, as in extract([text]); found a str")
-        examples = (parse_line(line, index) for index, line in enumerate(lines))
+        if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
+            raise ArgumentTypeError(
+                "extract takes several texts, as in extract([text]); found "
+                f"{reprlib.repr(lines)} ({type(lines).__name__})"
+            )
+        return self._extract(lines)
+
+    def _extract(self, lines: Iterable[str]) -> Iterator[Record]:
+        examples = itertools.starmap(_to_example, enumerate(lines))
         parts: list[Record] = []  # of one line
         for _, records, _ in self._engine.run(examples, _checked, Summary()):
             for record in records:
@@ -103,6 +118,15 @@ class FeatureExtractor:
         with summarizing(self.options, job) as summaries:
             run_job(self._engine, job, summaries)
         return summaries
+
+
+def _to_example(index: int, line: str) -> Example:
+    if not isinstance(line, str):
+        raise ArgumentTypeError(
+            f"extract takes texts of the type str; that of index {index} is "
+            f"{reprlib.repr(line)} ({type(line).__name__})"
+        )
+    return parse_line(line, index)
 
 
 def _checked(records: Sequence[Record]) -> Sequence[Record]:

@@ -26,7 +26,6 @@ from bert_extract.errors import (
 from bert_extract.examples import (
     STDIN,
     Example,
-    is_compressed,
     is_remote,
 )
 from bert_extract.features import Features
@@ -44,6 +43,7 @@ from bert_extract.splits import (
     plan_splits,
 )
 from bert_extract.stamps import InputWatch
+from bert_extract.unpacking import is_compressed
 from bert_extract.version import __version__
 from bert_extract.writers import (
     OutputKind,

@@ -6,19 +6,23 @@ made of these fields.
 """
 
 import dataclasses
+import numbers
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bert_extract.errors import OptionsError
+from bert_extract.errors import ArgumentTypeError, OptionsError
 from bert_extract.formats import FORMAT_NAMES, format_of
 
 EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
 POOLER = "pooler"  # BERT's pooled output, tanh(dense([CLS] of the last layer))
 ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
 DEFAULT_LAYERS = "-1,-2,-3,-4"
+
+# No machine has so many cores; TensorFlow has no message for absurd numbers.
+_MAX_THREADS = 10_000
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 ERROR_HANDLERS = ("strict", "replace", "ignore")
@@ -153,12 +157,16 @@ class Options:
         "default of 0 takes the cores that this process may use.",
     )
 
+    def __post_init__(self) -> None:
+        _take_python_values(self)
+
     def check(self) -> None:
         """Checks what can be checked without opening a file.
 
         Raises:
           OptionsError: a value cannot work, whatever the files hold.
         """
+        _check_types(self)
         for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
             if not getattr(self, name) and not self.model_dir:
                 raise OptionsError(f"--{name} must be given, or --model_dir")
@@ -172,6 +180,11 @@ class Options:
             )
         _check_at_least("batch_size", self.batch_size, 1)
         _check_at_least("num_threads", self.num_threads, 0)
+        if self.num_threads > _MAX_THREADS:
+            raise OptionsError(
+                f"--num_threads must be at most {_MAX_THREADS}; found "
+                f"{self.num_threads}"
+            )
         self._check_units()
         self._check_doc_stride()
 
@@ -229,7 +242,8 @@ class Job:
         "",
         "The text to read, one example a line, 'text_a ||| text_b' for a pair. A name "
         "of an existing file is that file; otherwise it is split at commas and globs "
-        "are expanded. '-' is standard input; '.gz' files are read as they are.",
+        "are expanded. '-' is standard input; '.gz' and '.zst' files are read as they "
+        "are.",
     )
     output_file: str = _knob(
         "",
@@ -286,16 +300,26 @@ class Job:
         "when the run failed.",
     )
 
+    def __post_init__(self) -> None:
+        _take_python_values(self)
+
     def check(self) -> None:
         """Checks what can be checked without opening a file.
 
         Raises:
           OptionsError: a value cannot work, or two do not go together.
         """
+        _check_types(self)
         if not self.input_file:
             raise OptionsError("--input_file must be given")
-        if bool(self.output_file) == bool(self.output_dir):
-            raise OptionsError("either --output_file or --output_dir must be given")
+        if not (self.output_file or self.output_dir):
+            raise OptionsError("--output_file must be given, or --output_dir")
+        if self.output_file and self.output_dir:
+            raise OptionsError(
+                f"--output_file={self.output_file} and --output_dir={self.output_dir} "
+                "are both given: the first is for one output of all input files, the "
+                "second for one output of each; leave one of them away"
+            )
         _check_choice("errors", self.errors, ERROR_HANDLERS)
         self._check_format()
         is_stdin = self.input_file == "-"
@@ -354,12 +378,16 @@ def outputs_in(
 ) -> list[str]:
     """The output of each input: x.txt and x.txt.gz -> output_dir/x.jsonl.
 
+    So is that of x.txt.zst.
+
     Raises:
       OptionsError: two inputs would have one output.
     """
     input_of: dict[str, str] = {}
     for path in input_files:
-        stem = os.path.basename(path).removesuffix(".gz").removesuffix(".txt")
+        stem = os.path.basename(path)
+        for suffix_of_input in (".gz", ".zst", ".txt"):
+            stem = stem.removesuffix(suffix_of_input)
         output_file = os.path.join(output_dir, stem + suffix)
         if output_file in input_of:
             raise OptionsError(
@@ -368,6 +396,49 @@ def outputs_in(
             )
         input_of[output_file] = path
     return list(input_of)
+
+
+def _take_python_values(options: Options | Job) -> None:
+    """Takes what Python has for a flag's text: a Path, and numbers for layers."""
+    for knob in dataclasses.fields(options):
+        value = getattr(options, knob.name)
+        plain = value
+        if isinstance(value, os.PathLike) and isinstance(knob.default, str):
+            plain = os.fspath(value)
+        elif isinstance(value, numbers.Integral) and type(knob.default) is int:
+            plain = value if isinstance(value, bool) else int(value)  # NumPy's
+        elif knob.name == "layers" and isinstance(value, (int, list, tuple, range)):
+            layers = [value] if isinstance(value, int) else value
+            plain = ",".join(map(str, layers))
+        if plain is not value:
+            object.__setattr__(options, knob.name, plain)  # it is being made
+
+
+def _check_types(options: Options | Job) -> None:
+    """Refuses what no flag could be.
+
+    Raises:
+      ArgumentTypeError: a value is of another type than its default.
+    """
+    for knob in dataclasses.fields(options):
+        value = getattr(options, knob.name)
+        if knob.metadata["is_bool"]:
+            expected, is_right = "True or False", isinstance(value, bool)
+            if knob.default is None:
+                expected, is_right = f"{expected}, or None", is_right or value is None
+        elif isinstance(knob.default, int):
+            # bool is an int to Python, but true is no number.
+            is_right = isinstance(value, int) and not isinstance(value, bool)
+            expected = "a whole number"
+        else:
+            expected, is_right = "a str", isinstance(value, str)
+            if knob.name == "layers":
+                expected += " or a list, as in [-1, -2]"
+        if not is_right:
+            raise ArgumentTypeError(
+                f"{knob.name} must be {expected}; found {value!r} "
+                f"({type(value).__name__})"
+            )
 
 
 def parse_layers(layers: str) -> tuple[int | str, ...]:

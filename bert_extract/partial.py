@@ -23,6 +23,7 @@ from bert_extract import appending
 from bert_extract.appending import AppendFile, Buffer, explaining
 from bert_extract.checksum import crc32
 from bert_extract.errors import OutputError
+from bert_extract.fingerprints import differences
 
 Fingerprint = Mapping[str, Any]
 
@@ -480,15 +481,11 @@ def _complete_run(
 
 
 def _check_fingerprint(found: _RunFile, fingerprint: dict[str, Any], path: str) -> None:
-    differences = []
-    for key in sorted({*found.fingerprint, *fingerprint}):
-        was, now = found.fingerprint.get(key), fingerprint.get(key)
-        if was != now:
-            differences.append(f"  {key}: was {was!r}, is now {now!r}")
-    if differences:
+    found_differences = differences(found.fingerprint, fingerprint)
+    if found_differences:
         raise OutputError(
             f"{path}: --resume cannot go on, it was made by a different run:\n"
-            + "\n".join(differences)
+            + "\n".join(f"  {difference}" for difference in found_differences)
             + "\nGive the command that made it, remove it, or run without --resume to "
             "start over"
         )

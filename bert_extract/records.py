@@ -26,12 +26,13 @@ _SPARE_BYTES = 64
 _MAX_CACHED_TOKEN_LENGTH = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """The vectors of one input line, or of a part of a long one.
 
     The parts of a line come in order, and their entries together are the line's. A
-    part may have no entries at all.
+    part may have no entries at all. Records are equal if all they hold is, and their
+    vectors are bit for bit.
     """
 
     linex_index: int  # the line's number; upstream's spelling, which readers know
@@ -53,6 +54,25 @@ class Record:
         if not self.layers:
             return np.zeros((0, len(self.tokens), 0), np.float32)
         return np.stack(self.layers)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return _plain_fields(self) == _plain_fields(other) and all(
+            map(_are_same_bits, self.layers, other.layers)
+        )
+
+
+def _plain_fields(record: Record) -> list[object]:
+    """All but the vectors, and how many arrays of these there are."""
+    names = [each.name for each in dataclasses.fields(record) if each.name != "layers"]
+    return [len(record.layers), *(getattr(record, name) for name in names)]
+
+
+def _are_same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Not ==, for which 0.0 is -0.0, and NaN not itself."""
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and one.tobytes() == other.tobytes()
 
 
 def join_parts(parts: Sequence[Record]) -> Record:

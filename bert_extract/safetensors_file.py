@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from bert_extract.checkpoint_format import Stored
 from bert_extract.errors import CheckpointError
 from bert_extract.examples import is_remote
+from bert_extract.small_files import LFS_COMPLAINT, is_lfs_pointer
 from bert_extract.tensors import aligned_bytes, to_tensor
 
 # A BERT of a thousand layers has a header of 2 MB. The length is not believed: parsing
 # takes many times its memory.
 MAX_HEADER_BYTES = 4 << 20
+_HEAD_BYTES = 64  # enough to know what else a file is
 _LENGTH_BYTES = 8
 _BLOCK_BYTES = 1 << 20
 # More have no use; and multiplied, they could keep a computer busy.
@@ -120,6 +122,9 @@ class SafetensorsFile:
             )
         length_bytes = np.empty(_LENGTH_BYTES, np.uint8)
         self._fill(reader, 0, length_bytes)
+        reader.seek(0)
+        if is_lfs_pointer(reader.read(_HEAD_BYTES)):
+            raise CheckpointError(f"{self.path}: {LFS_COMPLAINT}")
         length = int.from_bytes(length_bytes.tobytes(), "little")
         data_begin = _LENGTH_BYTES + length
         if length > MAX_HEADER_BYTES or data_begin > self._num_bytes:

@@ -3,6 +3,19 @@
 from bert_extract.errors import BertExtractError
 from bert_extract.examples import is_remote
 
+# How a file begins that git-lfs has put in the place of a large one.
+_LFS_POINTER = b"version https://git-lfs"
+# What to say of one; it stands behind a path.
+LFS_COMPLAINT = (
+    "expected the file itself; found git-lfs's pointer to it, which is what a clone "
+    "without git-lfs holds: 'git lfs pull' in its folder gets the file"
+)
+
+
+def is_lfs_pointer(beginning: bytes) -> bool:
+    """Whether a file that begins so stands for another one, which was not fetched."""
+    return beginning.startswith(_LFS_POINTER)
+
 
 def read_bytes(path: str, error: type[BertExtractError], complaint: str) -> bytes:
     """Reads a file.
@@ -27,8 +40,18 @@ def find_bytes(
     """Reads a file that need not be there; None if it is not.
 
     Raises:
-      BertExtractError: the file is there, and cannot be read.
+      BertExtractError: the file is there, and cannot be read, or only stands for the
+        real one.
     """
+    content = _find_bytes(path, error, complaint)
+    if content is not None and is_lfs_pointer(content):
+        raise error(f"{path}: {LFS_COMPLAINT}")
+    return content
+
+
+def _find_bytes(
+    path: str, error: type[BertExtractError], complaint: str
+) -> bytes | None:
     if not is_remote(path):
         try:
             with open(path, "rb") as reader:

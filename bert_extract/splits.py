@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from absl import logging
 
@@ -13,13 +14,14 @@ from bert_extract.examples import (
     STDIN,
     Example,
     LineReader,
-    is_compressed,
+    is_only_returns,
     is_remote,
     open_raw,
     read_example,
     reading,
 )
 from bert_extract.stamps import InputWatch
+from bert_extract.unpacking import is_compressed
 
 _BLOCK_SIZE = 1 << 22
 # Of more than so many times its share of the input, a shard says so.
@@ -280,15 +282,24 @@ def count_lines(path: str, end: int) -> int:
     # A line starts at 0 and after each newline; the last newline before `end` starts
     # one only if it stands before end - 1.
     num_lines = 1
+    position = start_of_last = 0
     with reading(path), open_raw(path) as stream:
-        remaining = end - 1
-        while remaining:
-            block = stream.read(min(_BLOCK_SIZE, remaining))
-            if not block:
-                break
-            num_lines += block.count(b"\n")
-            remaining -= len(block)
-    return num_lines
+        while block := stream.read(min(_BLOCK_SIZE, end - 1 - position)):
+            num_newlines = block.count(b"\n")
+            if num_newlines:
+                num_lines += num_newlines
+                start_of_last = position + block.rindex(b"\n") + 1
+            position += len(block)
+        stream.seek(start_of_last)
+        return num_lines - _holds_only_returns(stream)
+
+
+def _holds_only_returns(stream: IO[bytes]) -> bool:
+    """Whether what is left of a file is no line: CRs, and nothing else."""
+    while block := stream.read(_BLOCK_SIZE):
+        if not is_only_returns(block):
+            return False
+    return True
 
 
 def _file_size(path: str) -> int:

@@ -15,7 +15,7 @@ from bert_extract.alignment import AlignedWordpieces, align, sources
 from bert_extract.cutting import parts
 from bert_extract.errors import VocabError
 from bert_extract.long_lines import Text
-from bert_extract.vocab import UNKNOWN_TOKEN, Vocab, is_buildable
+from bert_extract.vocab import UNKNOWN_TOKEN, Vocab, is_buildable, is_long
 from bert_extract.words import MAX_CHARS_PER_WORD, basic_tokens
 
 _MAX_UTF8_BYTES_PER_CHAR = 4
@@ -41,8 +41,13 @@ class Tokenizer:
         self.vocab = vocab
         self.do_lower_case = do_lower_case
         # What a wordpiece spells, in characters: at the start of a word and inside.
-        self._first_lengths = np.array([len(t) for t in vocab.tokens], np.int64)
+        tokens = (*vocab.tokens, UNKNOWN_TOKEN)  # where vocab.unk_id may point to
+        self._first_lengths = np.array([len(t) for t in tokens], np.int64)
         self._inner_lengths = self._first_lengths - len("##")
+        # A vocab of which tensorflow-text cannot hold some wordpiece is a rarity.
+        self._has_long_pieces = any(
+            token and not is_buildable(token) for token in vocab.tokens
+        )
         self._tf = tf
         model_buffer = _wordpiece_model(vocab, tf_text.build_fast_wordpiece_model)
         # A tensor: bytes would be turned into a list of a million numbers first.
@@ -159,6 +164,14 @@ class Tokenizer:
         """
         if max(map(len, words), default=0) > MAX_CHARS_PER_WORD:
             words = _replace(words, lambda word: len(word) > MAX_CHARS_PER_WORD)
+        if self._has_long_pieces:
+            long_words = {i: word for i, word in enumerate(words) if is_long(word)}
+            if long_words:
+                words = _replace(words, is_long)
+                return self._with_long_words(*self._look_up(words), long_words)
+        return self._look_up(words)
+
+    def _look_up(self, words: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         tf = self._tf
         with tf.device("CPU:0"):
             try:
@@ -169,6 +182,38 @@ class Tokenizer:
                 tensor = tf.constant(words, tf.string)
             wordpieces = self._wordpiece.tokenize(tensor)
         return wordpieces.values.numpy(), wordpieces.row_splits.numpy()
+
+    def _with_long_words(
+        self,
+        ids: NDArray[np.int32],
+        row_splits: NDArray[np.int64],
+        long_words: dict[int, str],
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Puts the wordpieces of some words where [UNK] stands for them."""
+        rows = np.split(ids, row_splits[1:-1])
+        for i, word in long_words.items():
+            rows[i] = self._long_word_ids(word)
+        ends = np.cumsum([len(row) for row in rows])
+        return np.concatenate(rows), np.append(np.int64(0), ends)
+
+    def _long_word_ids(self, word: str) -> NDArray[np.int32]:
+        """The longest wordpiece that fits, again and again, looked up one by one.
+
+        It is what tensorflow-text does in linear time, for wordpieces of any length.
+        """
+        ids = []
+        start = 0
+        while start < len(word):
+            mark = "##" if start else ""
+            for end in range(len(word), start, -1):
+                token_id = self.vocab.ids.get(mark + word[start:end])
+                if token_id is not None:
+                    break
+            else:
+                return np.array([self.vocab.unk_id], np.int32)
+            ids.append(token_id)
+            start = end
+        return np.array(ids, np.int32)
 
 
 class _Cut(NamedTuple):
@@ -188,11 +233,13 @@ def _replace(words: list[str], is_unknown: Callable[[str], object]) -> list[str]
 def _wordpiece_model(vocab: Vocab, build: Callable[..., bytes]) -> bytes:
     """Builds tensorflow-text's model, in which a wordpiece's place is its id."""
     pieces = [
-        # What tensorflow-text refuses and no word can hold leaves its place to a
-        # piece with a space, which no word can hold either.
+        # What tensorflow-text refuses leaves its place to a piece with a space, which
+        # no word can hold.
         token if vocab.ids[token] == i and is_buildable(token) else f" {i}"
         for i, token in enumerate(vocab.tokens)
     ]
+    if vocab.unk_id == len(pieces):
+        pieces.append(UNKNOWN_TOKEN)  # for words that nobody can spell: see Vocab
     try:
         return build(
             pieces,

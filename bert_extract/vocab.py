@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from bert_extract.errors import VocabError
 from bert_extract.small_files import read_bytes
 from bert_extract.tokenizer_config import read_wordpieces
+from bert_extract.words import MAX_CHARS_PER_WORD
 
 UNKNOWN_TOKEN = "[UNK]"
-_SPECIAL_TOKENS = (UNKNOWN_TOKEN, "[CLS]", "[SEP]")
+# Every example has these.
+_NEEDED_TOKENS = ("[CLS]", "[SEP]")
 
 # The longest wordpiece, in bytes without "##", that tensorflow-text can hold.
 _MAX_BYTES_PER_WORDPIECE = 256
+_MAX_UTF8_BYTES_PER_CHAR = 4
 
 _COMPLAINT = "expected a vocab file, but it cannot be read"
 
@@ -27,8 +30,12 @@ class Vocab:
 
     @property
     def unk_id(self) -> int:
-        """The id of [UNK], for a word that no wordpieces spell."""
-        return self.ids[UNKNOWN_TOKEN]
+        """The id of [UNK], for a word that no wordpieces spell.
+
+        Of a vocab without it, the first that is nobody's: only a text with such a word
+        cannot be read then.
+        """
+        return self.ids.get(UNKNOWN_TOKEN, len(self.tokens))
 
     @property
     def cls_id(self) -> int:
@@ -40,6 +47,12 @@ class Vocab:
         """The id of [SEP], which ends every text of an example."""
         return self.ids["[SEP]"]
 
+    def describe(self, token_id: int) -> str:
+        """What a message calls one of its ids, as in "'un' (line 5 of vocab.txt)"."""
+        if token_id == len(self.tokens):
+            return f"{UNKNOWN_TOKEN}, which {self.vocab_file} has not"
+        return f"{self.tokens[token_id]!r} (line {token_id + 1} of {self.vocab_file})"
+
     @classmethod
     def load(cls, vocab_file: str) -> "Vocab":
         r"""Reads a vocab file as upstream does.
@@ -47,24 +60,18 @@ class Vocab:
         "[PAD]\r\nun\n\n un \n" -> tokens ("[PAD]", "un", "", "un"), "un" has id 3
 
         Raises:
-            VocabError: the file cannot be read, is not UTF-8, or lacks [UNK], [CLS]
-                or [SEP].
+            VocabError: the file cannot be read, is not UTF-8, or lacks [CLS] or
+                [SEP].
         """
         tokens = _read_tokens(vocab_file)
         ids = {token: i for i, token in enumerate(tokens)}
-        missing = [token for token in _SPECIAL_TOKENS if token not in ids]
+        missing = [token for token in _NEEDED_TOKENS if token not in ids]
         if missing:
-            mark = "\ufeff"
-            cause = (
-                " The file starts with a byte order mark, which became part of the "
-                "first wordpiece; save the file without it."
-                if tokens and tokens[0].startswith(mark)
-                else " Is it the vocab.txt that came with the checkpoint?"
-            )
+            cause = _mark_at_start(tokens) or "Is it the vocab.txt of the checkpoint?"
             raise VocabError(
-                f"{vocab_file}: expected the wordpieces [UNK], [CLS] and [SEP], each "
-                f"alone on a line; found {len(tokens)} lines and no "
-                f"{' or '.join(missing)}.{cause}"
+                f"{vocab_file}: expected the wordpieces [CLS] and [SEP], each alone on "
+                f"a line; found {len(tokens)} lines and no {' or '.join(missing)}. "
+                f"{cause}"
             )
         return cls(tokens, ids, tuple(_oddities(vocab_file, tokens, ids)), vocab_file)
 
@@ -102,10 +109,25 @@ def case_warning(vocab: Vocab, do_lower_case: bool) -> str | None:
     return None
 
 
+def _mark_at_start(tokens: tuple[str, ...]) -> str:
+    if not tokens[0].startswith("\ufeff"):
+        return ""
+    return (
+        "The file starts with a byte order mark, which is read as part of the first "
+        "wordpiece, as upstream reads it; save the file without the mark."
+    )
+
+
 def is_buildable(token: str) -> bool:
     """Whether tensorflow-text can hold a wordpiece."""
-    num_bytes = len(token.removeprefix("##").encode())
-    return bool(token) and "\0" not in token and num_bytes <= _MAX_BYTES_PER_WORDPIECE
+    return bool(token) and "\0" not in token and not is_long(token.removeprefix("##"))
+
+
+def is_long(text: str) -> bool:
+    """Whether it is longer than the longest wordpiece that tensorflow-text can hold."""
+    if len(text) * _MAX_UTF8_BYTES_PER_CHAR <= _MAX_BYTES_PER_WORDPIECE:
+        return False
+    return len(text.encode("utf-8", "surrogatepass")) > _MAX_BYTES_PER_WORDPIECE
 
 
 def _read_tokens(vocab_file: str) -> tuple[str, ...]:
@@ -137,18 +159,25 @@ def _oddities(
     vocab_file: str, tokens: tuple[str, ...], ids: dict[str, int]
 ) -> Iterator[str]:
     """Says what upstream accepts in silence."""
-    if tokens[0].startswith("\ufeff"):
+    if UNKNOWN_TOKEN not in ids:
         yield (
-            f"{vocab_file}: the file starts with a byte order mark, which is read as "
-            "part of the first wordpiece, as upstream reads it, so that no text "
-            "matches that one; save the file without the mark."
+            f"{vocab_file}: there is no {UNKNOWN_TOKEN} among its {len(tokens)} lines: "
+            "the first text with a word that no wordpieces spell will end the run. "
+            + (_mark_at_start(tokens) or "Is it the vocab.txt of the checkpoint?")
         )
+    elif tokens[0].startswith("\ufeff"):
+        yield f"{vocab_file}: {_mark_at_start(tokens)}"
     blank = [i for i, token in enumerate(tokens) if not token]
     if blank:
+        num_at_end = len(tokens) - 1 - max(i for i in ids.values() if tokens[i])
+        below = (
+            "no text needs them"
+            if num_at_end == len(blank)
+            else "the wordpieces below it must have been trained with that count"
+        )
         yield (
             f"{vocab_file}: {_count(len(blank), 'line')} blank, line {blank[0] + 1} "
-            "first; each takes up an id, as upstream counts, and the wordpieces below "
-            "it must have been trained with that count."
+            f"first; each takes up an id, as upstream counts, and {below}."
         )
     repeated = [i for i, token in enumerate(tokens) if token and ids[token] != i]
     if repeated:
@@ -158,15 +187,17 @@ def _oddities(
             f"first is {token!r} of line {repeated[0] + 1}, which gets the id of line "
             f"{ids[token] + 1}: the last one counts, as upstream reads it."
         )
-    too_long = [
-        i for i, token in enumerate(tokens) if token and not is_buildable(token)
-    ]
-    if too_long:
+    unmatched = [i for i, token in enumerate(tokens) if _is_in_no_word(token)]
+    if unmatched:
         yield (
-            f"{vocab_file}: {_count(len(too_long), 'line')} longer than "
-            f"{_MAX_BYTES_PER_WORDPIECE} bytes or with a NUL, line {too_long[0] + 1} "
-            "first; no text will match them."
+            f"{vocab_file}: {_count(len(unmatched), 'line')} longer than "
+            f"{MAX_CHARS_PER_WORD} characters or with a NUL, line {unmatched[0] + 1} "
+            "first; no text will match them, nor does it with upstream."
         )
+
+
+def _is_in_no_word(token: str) -> bool:
+    return "\0" in token or len(token.removeprefix("##")) > MAX_CHARS_PER_WORD
 
 
 def _count(number: int, noun: str) -> str:

@@ -31,7 +31,10 @@ def flags_table() -> str:
     values = make_flags()
     for name in values:
         flag = values[name]
-        sentence = sentences.get(name, flag.help).replace("|", "\\|")
+        if flag.name != name:
+            continue  # another name of one that has a row
+        sentence = re.sub(r"^<.*?>: ", "", sentences.get(name, flag.help))
+        sentence = sentence.replace("|", "\\|")
         sentence = re.sub(r"(--[a-z][\w=/]*)", r"`\1`", sentence)
         rows.append(f"| `--{name}` | {_default(name, flag.default)} | {sentence} |\n")
     return "".join(rows)

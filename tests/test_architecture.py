@@ -14,8 +14,8 @@ PACKAGE_DIR = Path(bert_extract.__file__).parent
 
 # The way of the data. `version` is a constant and stands anywhere.
 ORDER = (
-    *("errors", "version", "doubt", "formats", "options", "long_lines", "examples"),
-    *("stamps", "splits"),
+    *("errors", "version", "doubt", "formats", "options", "long_lines"),
+    *("unpacking", "examples", "stamps", "splits"),
     *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
     *("small_files", "tokenizer_config", "vocab", "tokenization"),
     *("sliding", "pooling", "features", "parts"),
@@ -24,9 +24,9 @@ ORDER = (
     *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
     *("records", "entries"),
     *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers", "guard", "pipeline"),
+    *("fingerprints", "partial", "writers", "guard", "pipeline"),
     *("devices", "progress", "engine"),
-    *("jobs", "extractor", "cli", "__main__"),
+    *("jobs", "extractor", "parsing", "logs", "cli", "__main__"),
 )
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
@@ -37,9 +37,9 @@ WITHOUT_TENSORFLOW = (
     *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
     *("entries", "arithmetic"),
     *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("partial", "writers", "guard"),
+    *("fingerprints", "partial", "writers", "guard"),
     *("pipeline", "progress"),
-    "cli",
+    *("parsing", "logs", "cli"),
 )
 
 

@@ -1,8 +1,10 @@
 """What cannot work ends with one message, and with nothing under the output's name."""
 
+import errno
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from running import flags_for, run_command
 
@@ -114,6 +117,12 @@ def put_nan(weights: dict[str, Any]) -> None:
     weights["bert/embeddings/word_embeddings"][506, 3] = np.nan
 
 
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+    + b"0123456789abcdef" * 4
+    + b"\nsize 90868376\n"
+)
+
 CASES: dict[str, tuple[Break, int, list[str]]] = {
     "no input": (
         knobs(input_file="/none/input.txt"),
@@ -166,20 +175,41 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         1,
         ["vocab.txt (line 2): expected UTF-8, found the byte 0x80"],
     ),
-    "no [UNK]": (
-        rewrite_vocab(lambda tokens: tokens.remove("[UNK]")),
+    "no [UNK], and a word that needs it": (
+        lambda run: [
+            rewrite_vocab(lambda tokens: tokens.remove("[UNK]"))(run),
+            run.input.write_text(
+                "the river bank\n" * 600 + "the \u2603\n", encoding="utf-8"
+            ),
+        ],
         1,
-        ["vocab.txt: expected the wordpieces", "no [UNK]"],
+        [
+            "the line with linex_index 600: a word of it is spelled by no wordpieces, "
+            "and needs [UNK], which ",
+            "vocab.txt has not",
+        ],
     ),
     "no [CLS] and [SEP]": (
         rewrite_vocab(lambda tokens: tokens.__delitem__(slice(7, 9))),
         1,
         ["vocab.txt: expected the wordpieces", "no [CLS] or [SEP]"],
     ),
-    "vocab is too long": (
-        rewrite_vocab(lambda tokens: tokens.append("more")),
+    "vocab is too long, and a word needs its end": (
+        lambda run: [
+            rewrite_vocab(lambda tokens: tokens.extend(["", "zebra"]))(run),
+            run.input.write_text("the river bank\n\nthe zebra ||| a bank\n"),
+        ],
         1,
-        ["vocab.txt: has 724 tokens", "bert_config.json says vocab_size 723"],
+        [
+            "the line with linex_index 2: 'zebra' (line 725 of ",
+            "vocab.txt) has no embedding: ",
+            "bert_config.json says vocab_size 723. Is it the vocab of this checkpoint?",
+        ],
+    ),
+    "the last [CLS] has no embedding": (
+        rewrite_vocab(lambda tokens: tokens.append("[CLS]")),
+        1,
+        ["'[CLS]' (line 724 of ", "vocab.txt) has no embedding: "],
     ),
     "no config": (
         knobs(bert_config_file="/none/c.json"),
@@ -192,9 +222,21 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         ["bert_config.json: expected a JSON object; not valid JSON", "line 1 column 2"],
     ),
     "config lacks a key": (
+        rewrite_config(vocab_size=None),
+        1,
+        [
+            'bert_config.json: the key "vocab_size" is missing',
+            "bert_model.ckpt has vocab_size 723",
+        ],
+    ),
+    "config lacks a key that has another default": (
         rewrite_config(type_vocab_size=None),
         1,
-        ['bert_config.json: the key "type_vocab_size" is missing'],
+        [
+            "token_type_embeddings: expected [16, 32], found [2, 32]",
+            "for which the original takes 16, and the checkpoint has 2: give it "
+            '"type_vocab_size": 2',
+        ],
     ),
     "config has nonsense": (
         rewrite_config(hidden_size="32"),
@@ -256,6 +298,25 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
             "bert/embeddings/LayerNorm/gamma",
             "bert/encoder/layer_3/output/dense/bias",
         ],
+    ),
+    **{
+        f"a pointer of git-lfs instead of {name}": (
+            write(f"model/{name}", LFS_POINTER),
+            1,
+            [f"model/{name}: expected the file itself; found git-lfs's po", "lfs pull"],
+        )
+        for name in (
+            *("vocab.txt", "bert_config.json", "bert_model.ckpt.index"),
+            "bert_model.ckpt.data-00000-of-00001",
+        )
+    },
+    "a pointer of git-lfs instead of safetensors": (
+        lambda run: [
+            (run.folder / "model.safetensors").write_bytes(LFS_POINTER),
+            run.knobs.update(init_checkpoint=run.folder / "model.safetensors"),
+        ],
+        1,
+        ["model.safetensors: expected the file itself; found git-lfs's pointer"],
     ),
     "layer outside": (
         knobs(layers="-1,5"),
@@ -382,6 +443,57 @@ def test_the_real_command_says_nothing_else(case: str, run: Run) -> None:
     assert all(".partial holds" in line for line in more)
     assert completed.stdout == b""
     assert not run.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("index", "model/bert_model.ckpt.index: cannot read it: "),
+        (
+            "data-00000-of-00001",
+            "cannot be read (.*): let yourself read the checkpoint'",
+        ),
+    ],
+)
+def test_a_checkpoint_that_one_may_not_read_is_not_called_damaged(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    message: str,
+) -> None:
+    """Root may read everything, so the system's answer is made up."""
+
+    def refuse(path: str, *arguments: Any) -> Any:
+        if path.endswith(name):
+            raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission den")
+        return asking(path, *arguments)
+
+    asked = "GFile" if name == "index" else "stat"
+    asking = getattr(tf.io.gfile, asked)
+    monkeypatch.setattr(tf.io.gfile, asked, refuse)
+    assert cli.main(["bert-extract", *run.flags(), "--verbosity=-1"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(message.replace("(.*)", r"\(.*\)"), said)
+    assert "Permission den" in said
+    assert "download" not in said
+
+
+def test_a_disk_on_which_nothing_can_be_begun(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Any, flags: int, *arguments: Any, **more: Any) -> int:
+        if flags & os.O_CREAT and str(path).startswith(str(run.outputs)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opening(path, flags, *arguments, **more)
+
+    opening = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    assert cli.main(["bert-extract", *run.flags(), "--verbosity=-1"]) == 1
+    assert capsys.readouterr().err == (
+        f"bert-extract: {run.output}.partial: cannot write it: No space left on "
+        "device. Make room on its disk, or write to another one\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads and writes everything")

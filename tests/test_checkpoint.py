@@ -1,6 +1,7 @@
 """init_checkpoint -> weights, and every way in which that can go wrong."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from make_checkpoints import (
 )
 
 from bert_extract.bundle import resolve_prefix
-from bert_extract.checkpoint import load_weights
-from bert_extract.config import BertConfig, variable_shapes
-from bert_extract.errors import CheckpointError
+from bert_extract.checkpoint import load_weights, read_config
+from bert_extract.config import GOOGLE, HUGGING_FACE, BertConfig, variable_shapes
+from bert_extract.errors import CheckpointError, ConfigError
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -434,6 +435,54 @@ def test_the_config_of_a_deeper_model(prefix: str) -> None:
         TAKE_ITS_CONFIG,
     ]
     assert len(lines) == 1 + 144 + 2
+
+
+def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
+    prefix: str,
+) -> None:
+    config = dataclasses.replace(
+        CONFIG, type_vocab_size=16, defaults=("type_vocab_size", "hidden_act")
+    )
+    assert load_error(prefix, config).splitlines()[-2:] == [
+        "bert_config.json says nothing of type_vocab_size, for which the original "
+        'takes 16, and the checkpoint has 2: give it "type_vocab_size": 2',
+        TAKE_ITS_CONFIG,
+    ]
+    # Who says less than there is means the lower part; who says nothing does not.
+    config = dataclasses.replace(
+        CONFIG, num_hidden_layers=2, defaults=("num_hidden_layers",)
+    )
+    assert load_error(prefix, config) == (
+        ": bert_config.json says nothing of num_hidden_layers, for which the original "
+        'takes 2, and the checkpoint has 3: give it "num_hidden_layers": 3'
+    )
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        same = dataclasses.replace(CONFIG, defaults=(key,))
+        assert len(load_weights(prefix, same).weights) == 53
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        *(("vocab_size", "50"), ("hidden_size", "8"), ("num_hidden_layers", "3")),
+        *(("intermediate_size", "32"), ("max_position_embeddings", "16")),
+        ("num_attention_heads", ""),
+    ],
+)
+def test_what_a_missing_key_should_say_is_read_off_the_weights(
+    prefix: str, tmp_path: Path, key: str, found: str
+) -> None:
+    keys = dataclasses.asdict(CONFIG)
+    config_file = tmp_path / "config.json"
+    config_file.write_text(json.dumps({k: v for k, v in keys.items() if k != key}))
+    for dialect in (GOOGLE, HUGGING_FACE):
+        if dialect == GOOGLE and key != "vocab_size":
+            continue  # has a default
+        with pytest.raises(ConfigError) as caught:
+            read_config(str(config_file), prefix, dialect)
+        message = str(caught.value)
+        assert f'the key "{key}" is missing; is this the {dialect} of ' in message
+        assert message.endswith(f"has {key} {found}" if found else "checkpoint?")
 
 
 def test_the_config_of_a_wider_model(prefix: str) -> None:

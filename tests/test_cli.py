@@ -1,11 +1,13 @@
 """The command: its flags, its streams, its exit codes, what it says and what not."""
 
+import builtins
 import contextlib
 import fcntl
 import gzip
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import stat
@@ -141,11 +143,17 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
         (["input.txt"], "every argument is a flag, as in --input_file=FILE; found 'i"),
         (["--do_lower_case", "False"], "every argument is a flag"),
         (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
-        (["--batch_size=many"], "batch_size"),
-        (["--batch_size=1.5"], "batch_size"),
-        (["--do_lower_case=perhaps"], "do_lower_case"),
-        (["--errors=surrogateescape"], "errors"),
-        (["--layers"], "layers"),
+        (["--batch-size=8"], "Did you mean: batch_size ?"),
+        (["--batch_size=many"], "--batch_size=many: expected a whole number ("),
+        (["--batch_size=1.5"], "--batch_size=1.5: expected a whole number ("),
+        (["--do_lower_case=perhaps"], "--do_lower_case=perhaps: expected true or fal"),
+        (["--resume="], "--resume=: expected true or false ("),
+        (["--nodo_lower_case=true"], "--nodo_lower_case=true does not take an argum"),
+        (["--nouse_tpu=false"], "--nouse_tpu=false does not take an argument"),
+        (["--errors=surrogateescape"], "--errors=surrogateescape: value should be "),
+        (["--layers"], "Missing value for flag --layers"),
+        (["--stderrthreshold=loud"], "--stderrthreshold=loud: value should be one of"),
+        (["--log_dir=/none"], "--log_dir: /none: expected a folder that is there"),
         (
             # Even those that it has anyway: they would have no effect.
             [
@@ -161,7 +169,9 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
             "--sentence_pooling=mean is for --unit=sentence; found --unit=word",
         ),
         (["--doc_stride=0"], "--doc_stride=0 is for --long_text=window; found --long"),
-        (["--flagfile=/none/x.flags"], "/none/x.flags"),
+        (["--flagfile=/none/x"], "--flagfile=/none/x: cannot read it: No such file"),
+        (["--flagfile=/"], "--flagfile=/: cannot read it: Is a directory ("),
+        (["--flagfile"], "--flagfile with no argument"),
         ([], "--vocab_file must be given"),
     ],
 )
@@ -172,6 +182,7 @@ def test_wrong_flags_end_with_2(
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.startswith("bert-extract: ")
+    assert captured.err.count("\n") == 1
     assert captured.out == ""
 
 
@@ -183,6 +194,105 @@ def test_a_flag_that_changes_nothing_is_found_in_a_flagfile(
     flags = ["--unit=sentence", "--sentence_pooling=pooler", f"--flagfile={flagfile}"]
     assert run_here(flags) == 2
     assert "--layers: with --sentence_pooling=pooler" in capsys.readouterr().err
+
+
+def test_a_flagfile_that_is_no_text_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that another one names."""
+    inner = tmp_path / "inner.flags"
+    inner.write_bytes("--input_file=caf\xe9.txt\n".encode("latin-1"))
+    outer = tmp_path / "outer.flags"
+    outer.write_text(f"--flagfile={inner}\n")
+    assert run_here([f"--flagfile={outer}"]) == 2
+    assert capsys.readouterr().err == (
+        f"bert-extract: --flagfile={inner}: expected flags in UTF-8, one a line; found "
+        "the byte 0xe9 (--help lists the flags)\n"
+    )
+    outer.write_text("--flagfile=a\0b\n")
+    assert run_here([f"--flagfile={outer}"]) == 2
+    assert "cannot read it: embedded null byte" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ absl's own flags
+
+
+def test_only_check_args_does_nothing_else(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, *io_flags(tmp_path / "none", tmp_path / "output.jsonl")]
+    assert run_here([*flags, "--only_check_args"]) == 0
+    assert run_here([*flags, "--only_check_args", "--max_seq_length=2"]) == 2
+    assert "--max_seq_length must be at least 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def log_of(log_dir: Path) -> str:
+    (log_file,) = log_dir.iterdir()
+    assert log_file.name.startswith("bert-extract.")
+    return log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_kept", "num_said"),
+    [
+        ([], True, 0),
+        (["--stderrthreshold=WARN"], True, 2),
+        (["--stderrthreshold=0"], True, 6),
+        (["--alsologtostderr"], True, 6),
+        (["--logtostderr"], False, 6),
+    ],
+)
+def test_a_log_file_gets_what_is_logged(
+    tiny_flags: list[str],
+    text_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    is_kept: bool,
+    num_said: int,
+) -> None:
+    log_flags = [f"--log_dir={tmp_path}", *flags]
+    assert run_here([*tiny_flags, *io_flags(text_file, "/dev/null"), *log_flags]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == num_said
+    if not is_kept:
+        assert list(tmp_path.iterdir()) == []
+        return
+    kept = log_of(tmp_path).splitlines()
+    assert len(kept) == 6
+    assert all(line.startswith("I") for line in kept[:4])
+    assert kept[0].endswith("] CPU, 2 threads, float32")
+    assert kept[4].startswith("W")
+    assert "lines longer than --max_seq_length" in kept[4]
+
+
+def test_the_last_error_is_in_the_log_file_too(
+    tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    flags = [*tiny_flags, *io_flags(tmp_path / "none", "/dev/null")]
+    assert run_here([*flags, f"--log_dir={tmp_path / 'logs'}"]) == 1
+    message = f"{tmp_path / 'none'}: no such file\n"
+    assert capsys.readouterr().err == f"bert-extract: {message}"
+    assert log_of(tmp_path / "logs").endswith(f"] {message}")
+    # What comes after it logs to standard error again.
+    assert run_here(flags) == 1
+    assert "bert-extract: CPU, " in capsys.readouterr().err
+    assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
+def test_verbosity_has_a_short_name_and_info_a_prefix_that_can_go(
+    tiny_flags: list[str], text_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*tiny_flags, *io_flags(text_file, "/dev/null")]
+    assert run_here([*flags, "--v=-1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run_here([*flags, "-v", "0", "--noshowprefixforinfo"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("CPU, ")
+    assert lines[-1].startswith("bert-extract: WARNING: lines with '|||'")
+    assert cli.help_text().count("--v ") == 1  # in the sentence of --verbosity
 
 
 def test_flags_of_the_original_that_mean_nothing_change_nothing(
@@ -599,6 +709,105 @@ def read_terminal(terminal: int) -> str:
                     break
                 shown += block
     return shown.decode()
+
+
+# ------------------------------------------------------------- before there is anything
+
+
+STOP_AT_AN_IMPORT = """
+import importlib.abc, os, runpy, signal, sys
+module = sys.argv[1]
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[0:2] = ["bert-extract"]
+runpy.run_module("bert_extract", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("bert_extract.cli", ""),
+        ("numpy", ""),
+        ("bert_extract.logs", ""),
+        ("tensorflow_text", "bert-extract: stopped by SIGINT\n"),
+    ],
+)
+def test_whoever_interrupts_an_import_sees_no_traceback(
+    tiny_flags: list[str], module: str, message: str
+) -> None:
+    flags = [*tiny_flags, *io_flags("/none", "/dev/null")]
+    completed = subprocess.run(
+        [sys.executable, "-c", STOP_AT_AN_IMPORT, module, *flags],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert completed.returncode == -signal.SIGINT  # 130 to a shell
+    assert completed.stderr == message
+
+
+def test_what_has_no_room_for_tensorflow_says_so(tiny_flags: list[str]) -> None:
+    def leave_little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
+
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "bert_extract", *tiny_flags),
+            *io_flags("/none", "/dev/null"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        preexec_fn=leave_little_room,
+    )
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("bert-extract: TensorFlow cannot be loaded: ")
+    assert "ulimit -v" in completed.stderr
+    assert completed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no such library"), MemoryError(), SystemError("odd")]
+)
+def test_whatever_keeps_tensorflow_away_is_one_message(
+    tiny_flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    def fail(name: str, *arguments: Any) -> Any:
+        if name == "tensorflow_text":
+            raise error
+        return importing(name, *arguments)
+
+    importing = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fail)
+    assert run_here([*tiny_flags, *io_flags("/none", "/dev/null")]) == 1
+    said = capsys.readouterr().err
+    reason = str(error) or "MemoryError"
+    assert f"bert-extract: TensorFlow cannot be loaded: {reason}. It needs" in said
+
+
+def test_a_run_out_of_memory_says_so(
+    tiny_flags: list[str],
+    text_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from bert_extract.engine import Engine
+
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Engine, "_compute", fail)
+    assert run_here([*tiny_flags, *io_flags(text_file, "/dev/null"), "--v=-1"]) == 1
+    assert capsys.readouterr().err.startswith("bert-extract: there is not enough memo")
 
 
 # ------------------------------------------------------------- streams that are closed

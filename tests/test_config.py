@@ -80,12 +80,34 @@ def test_dropout_and_initializer_are_not_needed(tmp_path: Path) -> None:
     assert BertConfig.from_json_file(str(bert_config_file)).hidden_size == 128
 
 
-@pytest.mark.parametrize("key", NEEDED)
-def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
-    bert_config_file = tmp_path / "bert_config.json"
-    bert_config_file.write_text(json.dumps({k: v for k, v in TINY.items() if k != key}))
-    assert read_error(str(bert_config_file)) == (
-        f'the key "{key}" is missing; is this the bert_config.json of a BERT '
+def test_what_a_config_does_not_say_is_what_the_original_takes(tmp_path: Path) -> None:
+    path = tmp_path / "bert_config.json"
+    path.write_text('{"vocab_size": 30522, "type_vocab_size": 2}')
+    config = BertConfig.from_json_file(str(path))
+    assert config == BertConfig(30522, 768, 12, 12, 3072, "gelu", 512, 2)
+    keys = (
+        "hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, "
+        "hidden_act, max_position_embeddings"
+    )
+    assert config.defaults == tuple(keys.split(", "))
+    assert config.warnings == (
+        f"{path}: says nothing of {keys}; taken is what the original takes then: "
+        "hidden_size 768, num_hidden_layers 12, num_attention_heads 12, "
+        "intermediate_size 3072, hidden_act gelu, max_position_embeddings 512",
+    )
+    path.write_text('{"vocab_size": 30522}')
+    assert BertConfig.from_json_file(str(path)).type_vocab_size == 16
+    path.write_text('{"vocab_size": 30522, "hidden_size": 1024}')
+    assert read_error(str(path)).endswith(
+        "found 1024 and 12, what the original takes for a missing key"
+    )
+
+
+def test_a_vocab_size_has_no_default(tmp_path: Path) -> None:
+    path = tmp_path / "bert_config.json"
+    path.write_text(json.dumps({k: v for k, v in TINY.items() if k != "vocab_size"}))
+    assert read_error(str(path)) == (
+        'the key "vocab_size" is missing; is this the bert_config.json of a BERT '
         "checkpoint?"
     )
 

@@ -1,5 +1,6 @@
 """The loop: what is checked before it, counted in it, and never done twice."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 from running import options_for, write_random_model
 
-from bert_extract import Record, VocabError, arithmetic, devices, engine
+from bert_extract import FeatureExtractor, Record, arithmetic, devices, engine
 from bert_extract.devices import Device
 from bert_extract.engine import Engine
 from bert_extract.errors import InputError, OptionsError
@@ -152,12 +153,93 @@ def test_a_vocab_shorter_than_the_table_is_warned_about(
     assert "says vocab_size 200" in log.text
 
 
-def test_a_vocab_longer_than_the_table_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("vocab_end", "warnings"),
+    [
+        (
+            "one more\n",
+            ["has 201 tokens", "says vocab_size 200: the last ones have no"],
+        ),
+        ("\n\n \n", ["3 lines are blank", "no text needs them"]),
+    ],
+)
+def test_a_vocab_longer_than_the_table_is_warned_about(
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    vocab_end: str,
+    warnings: list[str],
+) -> None:
+    """What comes behind the table changes no vector of a line that needs none of it."""
     model_dir = write_random_model(tmp_path)
+    lines = ["w1 w195 unheard-of", "w3 ||| w4", ""]
+    expected = list(
+        FeatureExtractor(options_for(model_dir, layers="0,1")).extract(lines)
+    )
+    log.clear()
     with (model_dir / "vocab.txt").open("a") as vocab:
-        vocab.write("one more\n")
-    with pytest.raises(VocabError, match=r"has 201 tokens, and .* says vocab_size 200"):
-        Engine(options_for(model_dir, layers="0"))
+        vocab.write(vocab_end)
+    longer = FeatureExtractor(options_for(model_dir, layers="0,1"))
+    (warning,) = [r.getMessage() for r in log.records if r.levelname == "WARNING"]
+    assert all(part in warning for part in warnings)
+    for found, record in zip(longer.extract(lines), expected, strict=True):
+        assert found.tokens == record.tokens
+        np.testing.assert_array_equal(found.layers, record.layers)
+
+
+def test_a_config_that_leaves_defaults_out_gives_the_same(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    model_dir = write_random_model(
+        tmp_path, type_vocab_size=16, max_position_embeddings=512
+    )
+    options = options_for(model_dir, layers="0,1,embeddings")
+    (expected,) = FeatureExtractor(options).extract(["w1 w2 ||| w3"])
+    config_file = model_dir / "bert_config.json"
+    config = json.loads(config_file.read_bytes())
+    for key in ("hidden_act", "type_vocab_size", "max_position_embeddings"):
+        del config[key]
+    config_file.write_text(json.dumps(config))
+    (found,) = FeatureExtractor(options).extract(["w1 w2 ||| w3"])
+    np.testing.assert_array_equal(found.layers, expected.layers)
+    assert (
+        "taken is what the original takes then: hidden_act gelu, "
+        "max_position_embeddings 512, type_vocab_size 16"
+    ) in log.text
+
+
+def test_a_line_that_needs_what_is_behind_the_table_is_named(tmp_path: Path) -> None:
+    model_dir = write_random_model(tmp_path)
+    vocab_file = model_dir / "vocab.txt"
+    tokens = vocab_file.read_text().split("\n")[:-1]
+    vocab_file.write_text("\n".join([*tokens, "w1", "[UNK]"]))
+    extractor = FeatureExtractor(options_for(model_dir, layers="0", max_seq_length=4))
+    # Truncation takes it away before the model could need it.
+    assert len(list(extractor.extract(["w2 w3 w1 unheard-of", "w4"]))) == 2
+    for line, name in (("w1", "'w1' (line 201 of "), ("w", "'[UNK]' (line 202 of ")):
+        with pytest.raises(InputError) as caught:
+            list(extractor.extract(["w2", line]))
+        assert str(caught.value).startswith(f"the line with linex_index 1: {name}")
+
+
+def test_a_vocab_without_unk_does_until_a_word_needs_it(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    model_dir = write_random_model(tmp_path)
+    vocab_file = model_dir / "vocab.txt"
+    vocab_file.write_text(vocab_file.read_text().replace("[UNK]", "[unused]"))
+    extractor = FeatureExtractor(
+        options_for(model_dir, layers="0", unit="word", offsets=True)
+    )
+    assert "there is no [UNK] among its 200 lines" in log.text
+    assert [r.tokens for r in extractor.extract(["w1 w2"])] == [("w1", "w2")]
+    with pytest.raises(
+        InputError, match=r"linex_index 0: a word .* needs \[UNK\], whi"
+    ):
+        list(extractor.extract(["w1 unheard-of w2"]))
+    example = Example(0, "w1 unheard-of", None)
+    logging.set_verbosity(logging.DEBUG)
+    extractor._engine.log_example(example)
+    assert "tokens: [CLS] w1 [UNK] [UNK] [UNK] [SEP]" in log.text
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
 """What a line is, what a pair is, and which files an --input_file names."""
 
+import bz2
 import gzip
+import lzma
 import os
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import IO
 
 import pytest
+import zstandard
 
+from bert_extract import examples
 from bert_extract.errors import InputError
 from bert_extract.examples import (
     Example,
@@ -217,6 +223,130 @@ def test_a_broken_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"{path}: not a whole gzip file"):
         list(LineReader(str(path)))
+
+
+def zstandard_frames(*texts: bytes) -> bytes:
+    return b"".join(map(zstandard.ZstdCompressor().compress, texts))
+
+
+def test_zstandard_files_are_read_like_gzip_files(tmp_path: Path) -> None:
+    """Several frames, an empty one, a line that goes on in the next, no last LF."""
+    path = tmp_path / "input.txt.zst"
+    path.write_bytes(
+        zstandard_frames(b"a\nb", b"", b"c\n\n", b"x" * 3_000_000 + b"\ny")
+    )
+    reader = LineReader(str(path))
+    assert list(reader) == [b"a", b"bc", b"", b"x" * 3_000_000, b"y"]
+    assert reader.num_bytes_read == path.stat().st_size
+    path.write_bytes(b"")
+    assert list(LineReader(str(path))) == []
+    assert expand_input_files(str(tmp_path / "*.zst")) == (str(path),)
+
+
+def test_zeros_that_zstandard_made_small_take_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "input.zst"
+    path.write_bytes(zstandard_frames(bytes((1 << 16) - 1) + b"\n") * 2000)
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    assert sum(1 for _ in LineReader(str(path))) == 2000  # 131 MB
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (zstandard_frames(b"a\n" * 1000)[:-3], "it ends within a frame"),
+        (zstandard_frames(b"a\n") + b"plain text", "Unknown frame descriptor"),
+        (b"plain text\n", "Unknown frame descriptor"),
+    ],
+    ids=["cut off", "text behind", "text"],
+)
+def test_a_broken_zstandard_file_is_named(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "input.zst"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        list(LineReader(str(path)))
+    assert f"{path}: not a whole Zstandard file: " in str(raised.value)
+    assert reason in str(raised.value)
+
+
+def test_zstandard_needs_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "input.zst"
+    path.write_bytes(zstandard_frames(b"a\n"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"is not installed: pip install 'bert-extract\["
+    ):
+        list(LineReader(str(path)))
+
+
+@pytest.mark.parametrize("is_from_pipe", [False, True])
+@pytest.mark.parametrize(
+    ("content", "found", "way_out"),
+    [
+        (gzip.compress(b"the\n"), "a gzip file", "gzip -dc FILE | bert-extract"),
+        (zstandard_frames(b"the\n"), "a Zstandard file", "or call it FILE.zst"),
+        (bz2.compress(b"the\n"), "a bzip2 file", "bzip2 -dc FILE | bert-extract"),
+        (bz2.compress(b""), "a bzip2 file", "bzip2 -dc FILE"),
+        (lzma.compress(b"the\n"), "an xz file", "xz -dc FILE"),
+        (b"PK\x03\x04\x14\0", "a zip file", "unpack it"),
+        ("the\n".encode("utf-16"), "text in UTF-16", "iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff\0t", "text in UTF-16", "iconv -f UTF-16"),
+        ("the\n".encode("utf-32"), "text in UTF-32", "iconv -f UTF-32"),
+    ],
+)
+def test_what_is_no_text_is_called_what_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    found: str,
+    way_out: str,
+    is_from_pipe: bool,
+) -> None:
+    path = tmp_path / "input.txt"
+    path.write_bytes(content)
+    name = str(path)
+    if is_from_pipe:
+        name = "standard input"
+        monkeypatch.setattr(examples, "open_raw", lambda path: pipe_of(content))
+    reader = LineReader("-" if is_from_pipe else str(path))
+    with pytest.raises(InputError) as raised:
+        list(reader)
+    assert str(raised.value).startswith(
+        f"{name}: expected text in UTF-8; found {found}: "
+    )
+    assert way_out in str(raised.value)
+    monkeypatch.undo()
+    # So is what comes out of a compressed file.
+    packed = tmp_path / "input.txt.gz"
+    packed.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=f"{packed}: expected text in .* {found}"):
+        list(LineReader(str(packed)))
+    # And where a shard begins does not matter.
+    with pytest.raises(InputError, match=f"found {found}"):
+        list(LineReader(str(path), start=2))
+
+
+def pipe_of(content: bytes) -> IO[bytes]:
+    reader, writer = os.pipe()
+    os.write(writer, content)
+    os.close(writer)
+    return open(reader, "rb", buffering=1 << 20)
+
+
+@pytest.mark.parametrize(
+    "text", ["BZhou was here", "BZh91", "PK", "\ufeffthe", "\x1f", "þÿ", ""]
+)
+def test_text_that_begins_like_no_text_is_text(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "input.txt"
+    path.write_text(text + "\n", encoding="utf-8")
+    assert list(LineReader(str(path))) == [text.encode()]
 
 
 def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

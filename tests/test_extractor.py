@@ -1,12 +1,15 @@
 """The Python API: the command line is a thin shell over it."""
 
+import dataclasses
 import os
+import re
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from bert_extract import (
     NotFiniteError,
     Options,
     OptionsError,
+    Record,
     cli,
     read_features,
 )
@@ -75,9 +79,56 @@ def test_an_option_that_cannot_work_is_said_at_once(tiny_bert: Path) -> None:
         FeatureExtractor()
 
 
-def test_one_text_is_not_taken_for_many(extractor: FeatureExtractor) -> None:
-    with pytest.raises(TypeError, match=r"as in extract\(\[text\]\)"):
-        next(extractor.extract("the river bank"))
+@pytest.mark.parametrize("lines", ["the river bank", b"the river", 3, None])
+def test_one_text_is_not_taken_for_many(
+    extractor: FeatureExtractor, lines: Any
+) -> None:
+    with pytest.raises(OptionsError, match=r"as in extract\(\[text\]\); found ") as e:
+        extractor.extract(lines)  # at once, not when the first record is asked for
+    assert isinstance(e.value, TypeError)
+
+
+@pytest.mark.parametrize("line", [None, b"bytes", 3, ["the"]])
+def test_a_text_that_is_none_is_named(extractor: FeatureExtractor, line: Any) -> None:
+    records = extractor.extract(["the river", "the bank", line, "the"])
+    message = re.escape(f"that of index 2 is {line!r} ({type(line).__name__})")
+    with pytest.raises(OptionsError, match=message):
+        list(records)
+
+
+@pytest.mark.parametrize("options", ["model", {"layers": "-1"}, Job()])
+def test_what_is_no_options_is_named(options: Any) -> None:
+    with pytest.raises(
+        OptionsError, match=r"as in FeatureExtractor\(model_dir=...\); f"
+    ):
+        FeatureExtractor(options)
+
+
+def test_lists_paths_and_numpys_numbers_are_options(tiny_bert: Path) -> None:
+    extractor = FeatureExtractor(
+        model_dir=tiny_bert, layers=[-1, 0], max_seq_length=np.int32(16)
+    )
+    (record,) = extractor.extract(np.array(["the river"]))
+    assert record.indexes == (-1, 0)
+
+
+def test_records_are_equal_if_their_bits_are(extractor: FeatureExtractor) -> None:
+    lines = ["the river bank", "the bank ||| the river"]
+    first, again = list(extractor.extract(lines)), list(extractor.extract(lines))
+    assert first == again
+    assert (first[0] == again[0]) is True
+    assert (first[0] == first[1]) is False
+    assert first[0] != "a record"
+    vectors = first[0].layers[0].copy()
+    vectors[2, 3] = np.nextafter(vectors[2, 3], np.float32(9), dtype=np.float32)
+    changed = dataclasses.replace(first[0], layers=(vectors, first[0].layers[1]))
+    assert changed != first[0]
+    assert dataclasses.replace(first[0], layers=first[0].layers[:1]) != first[0]
+    assert dataclasses.replace(first[0], line="the river bank") != first[0]
+    zero, nan = (Record(0, (), (-1,), (np.full((1, 1), x, "f4"),)) for x in (0, np.nan))
+    minus = dataclasses.replace(zero, layers=(-zero.layers[0],))
+    assert nan == dataclasses.replace(nan)
+    assert zero != minus
 
 
 def test_nothing_gives_nothing(extractor: FeatureExtractor) -> None:

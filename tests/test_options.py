@@ -1,8 +1,10 @@
 """Every knob: its default, its checks, its help."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bert_extract.errors import OptionsError
@@ -86,6 +88,7 @@ def test_a_layer_outside_the_model_is_refused(layers: str) -> None:
         ({"batch_size": 0}, "--batch_size must be at least 1; found 0"),
         ({"batch_size": -8}, "--batch_size must be at least 1; found -8"),
         ({"num_threads": -1}, "--num_threads must be at least 0; found -1"),
+        ({"num_threads": 10**20}, "--num_threads must be at most 10000; found 100"),
         ({"max_seq_length": 2}, "--max_seq_length must be at least 3"),
         ({"max_seq_length": 0}, "--max_seq_length must be at least 3"),
         ({"max_seq_length": -1}, "--max_seq_length must be at least 3"),
@@ -105,8 +108,8 @@ def test_an_option_that_cannot_work_is_refused(
     ("knobs", "message"),
     [
         ({"input_file": ""}, "--input_file must be given"),
-        ({"output_file": ""}, "either --output_file or --output_dir"),
-        ({"output_dir": "d"}, "either --output_file or --output_dir"),
+        ({"output_file": ""}, "--output_file must be given, or --output_dir"),
+        ({"output_dir": "d"}, "and --output_dir=d are both given: the first is for "),
         ({"errors": "surrogateescape"}, "--errors must be one of strict, replace, ig"),
         ({"shard": "1"}, "--shard must be I/N"),
         ({"shard": "4/4"}, "--shard must be I/N"),
@@ -205,3 +208,62 @@ def test_units_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -
 )
 def test_units_that_go_together(knobs: dict[str, Any]) -> None:
     Options(**FILES, **knobs).check()
+
+
+# ------------------------------------------------------------------ what Python gives
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([-1, -2], "-1,-2"),
+        ((0,), "0"),
+        ([-1, "embeddings"], "-1,embeddings"),
+        (range(3), "0,1,2"),
+        (-1, "-1"),
+    ],
+)
+def test_layers_may_be_a_list(layers: Any, text: str) -> None:
+    assert Options(layers=layers) == Options(layers=text)
+    Options(model_dir="m", layers=layers).check()
+
+
+def test_a_path_may_be_a_path_and_a_number_numpys() -> None:
+    options = Options(model_dir=Path("a") / "b", max_seq_length=np.int64(64))  # type: ignore[arg-type]
+    assert options == Options(model_dir="a/b", max_seq_length=64)
+    assert type(options.max_seq_length) is int
+    assert Job(input_file=Path("x.txt")).input_file == "x.txt"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"max_seq_length": "64"}, "max_seq_length must be a whole number; found '64'"),
+        ({"max_seq_length": 64.0}, "max_seq_length must be a whole number; found 64.0"),
+        ({"batch_size": True}, "batch_size must be a whole number; found True "),
+        ({"num_threads": None}, "num_threads must be a whole number; found None "),
+        ({"offsets": "false"}, "offsets must be True or False; found 'false' "),
+        ({"do_lower_case": 0}, "do_lower_case must be True or False, or None; found 0"),
+        (
+            {"layers": None},
+            r"layers must be a str or a list, as in \[-1, -2\]; found N",
+        ),
+        ({"layers": {-1}}, r"layers must be a str or a list, .* .set."),
+        ({"layers": [-1, None]}, "--layers must be whole numbers.* found 'None' in"),
+        ({"layers": []}, "--layers must be whole numbers"),
+        ({"vocab_file": b"v"}, "vocab_file must be a str; found b'v' .bytes."),
+        ({"unit": 3}, "unit must be a str; found 3 .int."),
+    ],
+)
+def test_what_no_flag_could_be_is_named(knobs: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        Options(**{"model_dir": "m", **knobs}).check()
+
+
+def test_what_no_flag_of_a_job_could_be_is_named() -> None:
+    with pytest.raises(TypeError, match="resume must be True or False; found 'no'"):
+        Job(input_file="a", output_file="b", resume="no").check()  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"input_file must be a str; found \['a'\] .list."
+    ):
+        Job(input_file=["a"], output_file="b").check()  # type: ignore[arg-type]

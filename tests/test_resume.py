@@ -171,7 +171,7 @@ def test_what_changes_the_bytes_is_in_the_fingerprint(
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
     run(engine, **files.knobs())
     other = Engine(Options(**{**vars_of(options), knob: value}))
-    with pytest.raises(OutputError, match=f"made by a different run:\n  {knob}: was"):
+    with pytest.raises(OutputError, match=f"made by a different run:\n  --{knob} was "):
         run(other, **files.knobs(resume=True))
 
 
@@ -192,9 +192,11 @@ def test_an_input_that_changed_is_refused(engine: Engine, tmp_path: Path) -> Non
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
     run(engine, **files.knobs())
     os.utime(files.input_file, ns=(1, 1))
-    with pytest.raises(OutputError, match="\n  input: was "):
+    with pytest.raises(
+        OutputError, match=f"\n  the input {files.input_file} was last "
+    ):
         run(engine, **files.knobs(resume=True))
-    with pytest.raises(OutputError, match="\n  errors: was 'strict', is now 'ignore'"):
+    with pytest.raises(OutputError, match="\n  --errors was strict, and is now ignore"):
         run(engine, **files.knobs(resume=True, errors="ignore"))
 
 

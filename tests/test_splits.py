@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from absl import logging
+from reference_tokenizer import read_lines
 
 from bert_extract.errors import InputError, OptionsError
 from bert_extract.examples import Example
@@ -42,7 +43,7 @@ def random_content(rng: random.Random) -> bytes:
         b"x" * rng.choice([0, 0, 1, 2, 5, 40]) + rng.choice([b"\n", b"\r\n", b"\n\n"])
         for _ in range(rng.randrange(8))
     ]
-    pieces.append(rng.choice([b"", b"", b"last", b"\r", b"\n"]))
+    pieces.append(rng.choice([b"", b"", b"last", b"\r", b"\r\r", b"\n"]))
     return b"".join(pieces)
 
 
@@ -65,6 +66,8 @@ def test_shards_are_the_single_run(tmp_path: Path, seed: int) -> None:
     contents = [random_content(rng) for _ in range(rng.randrange(1, 5))]
     paths = write_files(tmp_path, contents, rng.randrange(16) * (seed % 2))
     whole = read(paths)
+    lines = [line for content in contents for line in read_lines(content)]
+    assert texts(whole) == [line.strip() for line in lines]
     assert [example.unique_id for example in whole] == list(range(len(whole)))
     for num_shards in (1, 2, 3, 4, 7, 50, 1000):
         shards = read_shards(paths, num_shards)
@@ -76,6 +79,7 @@ def test_every_shard_of_every_cut_of_a_small_file(tmp_path: Path) -> None:
     for parts in itertools.product([b"\n", b"a", b"\r"], repeat=5):
         path.write_bytes(b"".join(parts))
         whole = read([path])
+        assert texts(whole) == read_lines(path.read_bytes())
         for num_shards in range(1, 8):
             assert list(itertools.chain(*read_shards([path], num_shards))) == whole
 
@@ -230,6 +234,32 @@ def test_lines_are_counted_by_where_they_start(tmp_path: Path, end: int) -> None
     path = tmp_path / "in.txt"
     path.write_bytes(b"ab\n\nc\nd")  # lines start at 0, 3, 4 and 6
     assert count_lines(str(path), end) == sum(start < end for start in (0, 3, 4, 6))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+@pytest.mark.parametrize(
+    ("content", "num_lines"),
+    [
+        *((b"\r", 0), (b"\r\r\r", 0), (b"\r\n", 1), (b"the\n\r", 1)),
+        *((b"the\n\r ", 2), (b"the\n \r", 2), (b"the\r", 1), (b"a\n\rb\n\rc\n\r", 3)),
+        (b"the\n" + b"\r" * (5 << 20), 1),
+    ],
+)
+def test_only_crs_behind_the_last_newline_are_no_line(
+    tmp_path: Path, content: bytes, num_lines: int, suffix: str
+) -> None:
+    path = tmp_path / f"in{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".txt.gz" else content)
+    assert len(read([path])) == num_lines
+    # Where its lines start, another file's go on; and from there it may be resumed.
+    (tmp_path / "next.txt").write_bytes(b"next")
+    *_, last = read([path, tmp_path / "next.txt"])
+    assert last == Example(num_lines, "next", None)
+    assert count_lines(str(path), path.stat().st_size) == num_lines
+    shards = read_shards([path, tmp_path / "next.txt"], 3)
+    assert [example.unique_id for example in itertools.chain(*shards)] == [
+        *range(num_lines + 1)
+    ]
 
 
 def test_what_stands_before_a_shard_is_counted_at_disk_speed(tmp_path: Path) -> None:

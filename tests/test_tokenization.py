@@ -278,21 +278,21 @@ def test_a_byte_order_mark_is_reported(tmp_path: Path) -> None:
     vocab = Vocab.load(vocab_file)
     assert vocab.tokens[0] == "\ufeff[PAD]"
     assert vocab.warnings == (
-        f"{vocab_file}: the file starts with a byte order mark, which is read as part "
-        "of the first wordpiece, as upstream reads it, so that no text matches that "
-        "one; save the file without the mark.",
+        f"{vocab_file}: The file starts with a byte order mark, which is read as part "
+        "of the first wordpiece, as upstream reads it; save the file without the mark.",
     )
     assert Tokenizer(vocab, True).tokenize(["a"])[0].tolist() == [4]
 
 
 def test_a_byte_order_mark_before_a_special_token_is_an_error(tmp_path: Path) -> None:
-    vocab_file = write_vocab(tmp_path, "\ufeff[UNK]\n[CLS]\n[SEP]\n")
+    vocab_file = write_vocab(tmp_path, "\ufeff[CLS]\n[UNK]\n[SEP]\n")
     with pytest.raises(VocabError) as caught:
         Vocab.load(vocab_file)
     assert str(caught.value) == (
-        f"{vocab_file}: expected the wordpieces [UNK], [CLS] and [SEP], each alone on "
-        "a line; found 3 lines and no [UNK]. The file starts with a byte order mark, "
-        "which became part of the first wordpiece; save the file without it."
+        f"{vocab_file}: expected the wordpieces [CLS] and [SEP], each alone on a line; "
+        "found 3 lines and no [CLS]. The file starts with a byte order mark, which is "
+        "read as part of the first wordpiece, as upstream reads it; save the file "
+        "without the mark."
     )
 
 
@@ -306,20 +306,74 @@ def test_pieces_that_tensorflow_text_cannot_hold_keep_their_places(
         *(12, 13, 9, 12, 11, 11)
     ]
     assert vocab.warnings[-1] == (
-        f"{vocab_file}: 3 lines are longer than 256 bytes or with a NUL, line 6 first; "
-        "no text will match them."
+        f"{vocab_file}: 4 lines are longer than 200 characters or with a NUL, line 5 "
+        "first; no text will match them, nor does it with upstream."
     )
 
 
-@pytest.mark.parametrize("missing", ["[UNK]", "[CLS]", "[SEP]"])
+@both_modes
+def test_wordpieces_that_tensorflow_text_cannot_hold_are_matched(
+    do_lower_case: bool,
+) -> None:
+    """Words of other scripts have up to 800 bytes, its wordpieces up to 256."""
+    thai, emoji = "ภาษาไทย" * 28, "😀" * 65  # 588 and 260 bytes
+    vocab = make_vocab(
+        *(thai, emoji, "##" + thai, "ภา", "##ษา", "a", "##b", "##😀", "😀", "ไ"),
+        *("##ไ", "##ท", "##ย", "##ภ", "##า", "##ษ", "x" * 200, "##" + "ก" * 86),
+    )
+    words = [
+        *(thai, thai + "ภาษา", "a" + thai, "ab" + thai, thai[:-1], thai + "z", emoji),
+        *("😀" * 64, "😀" * 66, emoji * 3 + "a", "😀" * 201, "a" + "ก" * 86, "ก" * 86),
+        *("a" + "ก" * 85, "a" + "ก" * 87, "ab", "x" * 200, "", "zz", thai[:86]),
+    ]
+    for text in (" ".join(words), " ".join(reversed(words)), *words):
+        expected = reference.tokens(text, vocab.ids, do_lower_case)
+        assert tokens_of(vocab, do_lower_case, text) == [expected]
+        (aligned,) = Tokenizer(vocab, do_lower_case).tokenize_aligned([text])
+        assert [vocab.tokens[i] for i in aligned.ids] == expected
+    everything = Tokenizer(vocab, do_lower_case).tokenize(words)
+    for word, ids in zip(words, everything, strict=True):
+        expected = reference.tokens(word, vocab.ids, do_lower_case)
+        assert [vocab.tokens[i] for i in ids] == expected
+    # Half a surrogate pair is in no vocab.
+    assert tokens_of(vocab, do_lower_case, f"{thai}\ud800 a {thai}")[0][0] == "[UNK]"
+
+
+@pytest.mark.parametrize("missing", ["[CLS]", "[SEP]"])
 def test_a_missing_special_token_is_named(tmp_path: Path, missing: str) -> None:
     vocab_file = write_vocab(tmp_path, SPECIAL.replace(missing, "a"))
     with pytest.raises(VocabError) as caught:
         Vocab.load(vocab_file)
     assert str(caught.value) == (
-        f"{vocab_file}: expected the wordpieces [UNK], [CLS] and [SEP], each alone on "
-        f"a line; found 4 lines and no {missing}. Is it the vocab.txt that came with "
-        "the checkpoint?"
+        f"{vocab_file}: expected the wordpieces [CLS] and [SEP], each alone on a line; "
+        f"found 4 lines and no {missing}. Is it the vocab.txt of the checkpoint?"
+    )
+
+
+def test_without_unk_a_word_that_nobody_spells_has_an_id_of_its_own(
+    tmp_path: Path,
+) -> None:
+    vocab_file = write_vocab(tmp_path, "\ufeff[UNK]\n[CLS]\n[SEP]\na\n##b\n")
+    vocab = Vocab.load(vocab_file)
+    (warning,) = vocab.warnings
+    assert warning.startswith(
+        f"{vocab_file}: there is no [UNK] among its 5 lines: the first text with a "
+        "word that no wordpieces spell will end the run. The file starts with a byte"
+    )
+    (aligned,) = Tokenizer(vocab, True).tokenize_aligned(["ab xyz a"])
+    assert aligned.ids.tolist() == [3, 4, 5, 3]
+    assert aligned.starts.tolist() == [0, 1, 3, 7]
+    assert aligned.ends.tolist() == [1, 2, 6, 8]
+    assert vocab.describe(5) == f"[UNK], which {vocab_file} has not"
+
+
+def test_blank_lines_at_the_end_are_no_riddle(tmp_path: Path) -> None:
+    vocab_file = write_vocab(tmp_path, SPECIAL + "a\n \n\n\n")
+    vocab = Vocab.load(vocab_file)
+    assert len(vocab.tokens) == 8
+    assert vocab.warnings == (
+        f"{vocab_file}: 3 lines are blank, line 6 first; each takes up an id, as "
+        "upstream counts, and no text needs them.",
     )
 
 

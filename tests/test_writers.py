@@ -528,8 +528,8 @@ def test_another_fingerprint_is_refused_with_the_difference(
     with pytest.raises(OutputError) as caught:
         open_writer(str(path), other, resume=True)
     message = str(caught.value)
-    assert "  layers: was [-1, 'embeddings'], is now [-2]\n" in message
-    assert "  precision: was None, is now 'bfloat16'\n" in message
+    assert "  --layers was -1,embeddings, and is now -2\n" in message
+    assert "  --precision was not given, and is now bfloat16\n" in message
     assert "input" not in message.split("different run:")[1].split("Give")[0]
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert names(tmp_path) == sorted(before)
