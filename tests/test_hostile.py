@@ -54,8 +54,9 @@ def outcome(
         message = str(error)
         assert not output_file.exists()
     else:
-        num_lines = len(content.split(b"\n")) - content.endswith(b"\n")
-        assert linex_indexes(output_file) == list(range(num_lines if content else 0))
+        *lines, rest = content.split(b"\n")
+        num_lines = len(lines) + bool(rest.strip(b"\r"))
+        assert linex_indexes(output_file) == list(range(num_lines))
         output_file.unlink()
     assert time.monotonic() - start < _TIME_LIMIT
     for leftover in set(os.listdir(folder)) - {"in.txt"}:
