@@ -20,6 +20,7 @@ from bert_extract.errors import BertExtractError, NotFiniteError
 from bert_extract.tokenizer_config import resolve_lower_case
 from bert_extract.vocab import Vocab
 
+ERRORS = BertExtractError.__module__
 # Of those that load all the same, so many go through the model.
 NUM_RUN = 8
 ABSURD = (b"-1", b"0", b"9223372036854775808", b"1e400", b"1" * 5000, b"true", b"null")
@@ -75,7 +76,8 @@ def load(directory: Path, is_run: bool) -> str:
         return "NotFiniteError"
     except BertExtractError as error:
         is_long = len(str(error)) > 20_000
-        return "long" if is_long else type(error).__name__
+        kinds = [kind for kind in type(error).__mro__ if kind.__module__ == ERRORS]
+        return "long" if is_long else kinds[0].__name__
     return "ran"
 
 
