@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     )
     from bert_extract.extractor import FeatureExtractor
     from bert_extract.options import Job, Options
-    from bert_extract.reading import load_features, read_features
-    from bert_extract.records import Record
+    from bert_extract.output.json_lines import Record
+    from bert_extract.output.reading import load_features, read_features
     from bert_extract.version import __version__
 
 __all__ = [
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "FeatureExtractor":
-        from bert_extract.arithmetic import choose_kernels
+        from bert_extract.model.arithmetic import choose_kernels
 
         choose_kernels()
     home = importlib.import_module(f"bert_extract.{_HOMES.get(name, 'errors')}")

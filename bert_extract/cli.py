@@ -13,8 +13,9 @@ from typing import IO, Any, NoReturn
 
 from absl import flags
 
-from bert_extract import arithmetic, logs
+from bert_extract import logs
 from bert_extract.errors import BertExtractError, OptionsError
+from bert_extract.model import arithmetic
 from bert_extract.options import Job, Options, help_of
 from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
 from bert_extract.progress import Summary, summarizing
@@ -95,8 +96,10 @@ def make_flags() -> flags.FlagValues:
     """
     values = CommandFlags()
     for options_class in (Job, Options):
-        for knob in dataclasses.fields(options_class):
-            _define(values, knob.name, knob.default, help_of(knob), knob.metadata)
+        for option in dataclasses.fields(options_class):
+            _define(
+                values, option.name, option.default, help_of(option), option.metadata
+            )
     for old in _OLD_FLAGS:
         _define(values, old.name, old.default, old.help, {})
     logs.define_flags(values)
@@ -202,7 +205,7 @@ def _misplaced(options: Options, values: flags.FlagValues) -> str:
 
 
 def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:
-    names = [knob.name for knob in dataclasses.fields(options_class)]
+    names = [option.name for option in dataclasses.fields(options_class)]
     return options_class(**{name: values[name].value for name in names})
 
 

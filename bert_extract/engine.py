@@ -17,34 +17,36 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import arithmetic, batching, devices, doubt, self_check
-from bert_extract.checkpoint import (
+from bert_extract import doubt
+from bert_extract.checkpoints.loading import (
     LoadedWeights,
     config_dialect,
     load_weights,
     read_config,
 )
-from bert_extract.config import GELU_ERF, GELU_TANH, HUGGING_FACE, BertConfig
-from bert_extract.devices import Device
-from bert_extract.entries import EntryMaker, lose_carries
+from bert_extract.checkpoints.model_dir import resolve_options
 from bert_extract.errors import (
     BertExtractError,
     InputError,
     OptionsError,
     VocabError,
 )
-from bert_extract.examples import Example, is_unsplit_pair
-from bert_extract.features import Features, to_features
-from bert_extract.model_dir import resolve_options
-from bert_extract.modeling import BertModel, num_layers_needed
+from bert_extract.inputs import batching
+from bert_extract.inputs.features import Features, to_features
+from bert_extract.inputs.line_parts import LineOptions, to_parts
+from bert_extract.model import arithmetic, devices, self_check
+from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig, Dialect
+from bert_extract.model.devices import Device
+from bert_extract.model.modeling import BertModel, num_layers_needed
+from bert_extract.model.pooling import Layers, mix_layers
 from bert_extract.options import POOLER, Options, resolve_layers
-from bert_extract.parts import Layout, to_parts
+from bert_extract.output.json_lines import Record
+from bert_extract.output.record_builder import RecordBuilder, abort_pooling
 from bert_extract.pipeline import Pipeline
-from bert_extract.pooling import Layers, mix_layers
 from bert_extract.progress import Summary
-from bert_extract.records import Record
-from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import UNKNOWN_TOKEN, Vocab, case_warning
+from bert_extract.text.examples import Example, is_unsplit_pair
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import UNKNOWN_TOKEN, Vocab, case_warning
 
 # Lines that are tokenized in one call: below 256 the call itself costs more than the
 # work, above some thousands nothing is gained.
@@ -149,7 +151,7 @@ class Engine:
         self._keeps_bits = self.arithmetic.is_known
         self._vocab = vocab
         mixes = options.layer_pooling != "none"
-        self._entry_maker = EntryMaker(
+        self._record_builder = RecordBuilder(
             options,
             vocab.tokens,
             self.indexes,
@@ -242,7 +244,7 @@ class Engine:
         logging.info(
             "%s: read as %s code reads it: hidden_act %s, layer_norm_eps %g",
             self.options.bert_config_file,
-            "Hugging Face's" if self._dialect == HUGGING_FACE else "Google's",
+            "Hugging Face's" if self._dialect is Dialect.HUGGING_FACE else "Google's",
             _GELU_FORMS.get(self.config.hidden_act, self.config.hidden_act),
             self.config.layer_norm_eps,
         )
@@ -504,11 +506,11 @@ class Engine:
         """Makes the records of a group."""
         try:
             return [
-                self._entry_maker.to_record(line, None if o is None else o.layers)
+                self._record_builder.to_record(line, None if o is None else o.layers)
                 for line, o in zip(lines, outputs, strict=True)
             ]
         except BaseException:
-            lose_carries(lines)  # nobody may wait for what never comes
+            abort_pooling(lines)  # nobody may wait for what never comes
             raise
 
 
@@ -559,7 +561,7 @@ def _some(kinds: Sequence[str]) -> str:
     return f": {text}" if text else ""
 
 
-def _layout_of(options: Options) -> Layout:
+def _layout_of(options: Options) -> LineOptions:
     stride = 0
     if options.long_text == "window":
         stride = options.doc_stride or max(1, (options.max_seq_length - 2) // 2)
@@ -574,7 +576,7 @@ def _layout_of(options: Options) -> Layout:
             options.sentence_pooling,
         )
         stride = 0
-    return Layout(
+    return LineOptions(
         max_seq_length=options.max_seq_length,
         unit=options.unit,
         has_offsets=options.offsets,

@@ -7,11 +7,11 @@ from typing import Any
 
 from bert_extract.engine import Engine
 from bert_extract.errors import ArgumentTypeError
-from bert_extract.examples import Example, parse_line
 from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
+from bert_extract.output.json_lines import Record, check_finite, join_parts
 from bert_extract.progress import Summary, summarizing
-from bert_extract.records import Record, check_finite, join_parts
+from bert_extract.text.examples import Example, parse_line
 
 
 class FeatureExtractor:
@@ -30,26 +30,28 @@ class FeatureExtractor:
       options: what the vectors are.
     """
 
-    def __init__(self, options: Options | None = None, **knobs: Any) -> None:
+    def __init__(self, options: Options | None = None, **fields: Any) -> None:
         """Loads vocab, config and weights.
 
         Args:
           options: what the vectors are.
-          **knobs: fields of `Options`, instead of `options`.
+          **fields: fields of `Options`, instead of `options`.
 
         Raises:
           BertExtractError: an option, the vocab, the config or the checkpoint cannot
             work; the message names it.
         """
-        if options is not None and knobs:
-            raise ArgumentTypeError(f"options is given, and {', '.join(knobs)} besides")
+        if options is not None and fields:
+            raise ArgumentTypeError(
+                f"options is given, and {', '.join(fields)} besides"
+            )
         if options is not None and not isinstance(options, Options):
             raise ArgumentTypeError(
                 "FeatureExtractor takes Options, or their fields by name, as in "
                 f"FeatureExtractor(model_dir=...); found {options!r} "
                 f"({type(options).__name__})"
             )
-        self.options = options if options is not None else Options(**knobs)
+        self.options = options if options is not None else Options(**fields)
         self._engine = Engine(self.options)
         self._engine.load()
 
@@ -84,13 +86,13 @@ class FeatureExtractor:
                     yield join_parts(parts)
                     parts.clear()
 
-    def extract_file(self, input_file: str, output_file: str, **knobs: Any) -> Summary:
+    def extract_file(self, input_file: str, output_file: str, **fields: Any) -> Summary:
         """Writes one output for the input; it appears when it is complete.
 
         Args:
           input_file: as `--input_file` takes it.
           output_file: as `--output_file` takes it.
-          **knobs: other fields of `Job`.
+          **fields: other fields of `Job`.
 
         Returns:
           What was done.
@@ -99,7 +101,7 @@ class FeatureExtractor:
           BertExtractError: the input cannot be read, the output not be written, or a
             vector is not finite.
         """
-        job = Job(input_file=input_file, output_file=output_file, **knobs)
+        job = Job(input_file=input_file, output_file=output_file, **fields)
         (summary,) = self.run_job(job)
         return summary
 

@@ -16,20 +16,22 @@ from dataclasses import dataclass
 
 from absl import logging
 
-from bert_extract import examples, writers
-from bert_extract.compression import open_members
 from bert_extract.errors import (
     BertExtractError,
     InputError,
     OptionsError,
     OutputError,
 )
-from bert_extract.examples import STDIN, expand_input_files, is_remote
+from bert_extract.files import is_remote
 from bert_extract.formats import GZIP, ZSTANDARD, check_installed
 from bert_extract.options import Job, Options
-from bert_extract.reading import format_of_content, read_features
-from bert_extract.spool import MAGIC as SPOOL_START
-from bert_extract.writers import descriptor_of
+from bert_extract.output import writers
+from bert_extract.output.compression import open_members
+from bert_extract.output.frames import MAGIC as SPOOL_START
+from bert_extract.output.reading import format_of_content, read_features
+from bert_extract.output.writers import descriptor_of
+from bert_extract.text import examples
+from bert_extract.text.examples import STDIN, expand_input_files
 
 # How our files begin; outputs in JSON lines as the original's do.
 _RECORD_START = b'{"linex_index": '

@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from bert_extract import arithmetic, guard, hdf5
-from bert_extract.checkpoint import open_checkpoint
+from bert_extract import guard
+from bert_extract.checkpoints.loading import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
     CheckpointError,
@@ -23,30 +23,16 @@ from bert_extract.errors import (
     OptionsError,
     OutputError,
 )
-from bert_extract.examples import (
-    STDIN,
-    Example,
-    is_remote,
-)
-from bert_extract.features import Features
+from bert_extract.files import is_remote
 from bert_extract.formats import Format, check_installed, format_of, too_much
+from bert_extract.inputs.features import Features
+from bert_extract.inputs.line_parts import line_of
+from bert_extract.model import arithmetic
 from bert_extract.options import Job, Options, parse_shard
-from bert_extract.parts import line_of
-from bert_extract.progress import Progress, Summary
-from bert_extract.records import RecordKind
-from bert_extract.splits import (
-    Split,
-    SplitReader,
-    check_shards,
-    count_lines,
-    input_size,
-    plan_splits,
-)
-from bert_extract.stamps import InputWatch
-from bert_extract.unpacking import is_compressed
-from bert_extract.version import __version__
-from bert_extract.writers import (
-    OutputKind,
+from bert_extract.output import hdf5
+from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.writers import (
+    OutputSpec,
     Writer,
     encoder_for,
     find_complete,
@@ -55,6 +41,19 @@ from bert_extract.writers import (
     open_writer,
     peak_memory_bytes,
 )
+from bert_extract.progress import Progress, Summary
+from bert_extract.text.examples import STDIN, Example
+from bert_extract.text.splits import (
+    Split,
+    SplitReader,
+    check_shards,
+    count_lines,
+    input_size,
+    plan_splits,
+)
+from bert_extract.text.stamps import InputWatch
+from bert_extract.text.unpacking import is_compressed
+from bert_extract.version import __version__
 
 # `--verbosity=1` shows so many examples, as the original did.
 _NUM_SHOWN = 5
@@ -143,9 +142,9 @@ def _do_output(
     output_file: str,
     summaries: list[Summary],
 ) -> None:
-    kind = OutputKind(
+    kind = OutputSpec(
         format_of(output_file, job.output_format),
-        RecordKind(
+        RecordSchema(
             engine.indexes,
             engine.vector_size,
             has_texts=engine.options.unit == "word",
@@ -289,7 +288,7 @@ def _write(
     splits: Sequence[Split],
     watch: InputWatch,
     writer: Writer,
-    kind: OutputKind,
+    kind: OutputSpec,
     summary: Summary,
 ) -> None:
     """Computes what the writer does not have yet."""
@@ -381,7 +380,7 @@ def _fingerprint(
     job: Job,
     model_files: _ModelFiles,
     watch: InputWatch,
-    kind: OutputKind,
+    kind: OutputSpec,
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
     options = engine.options

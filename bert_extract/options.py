@@ -1,4 +1,4 @@
-"""Every knob once: its name, default, help and check.
+"""Every option once: its name, default, help and check.
 
 `Options` says what the vectors are and how fast they come; `Job` says which text goes
 into which file. The flags of the command and the arguments of the Python API are both
@@ -34,7 +34,7 @@ LAYER_POOLINGS = ("none", "mean", "sum", "concat")
 LONG_TEXTS = ("truncate", "window")
 
 
-def _knob(
+def _option(
     default: Any,
     help: str,
     choices: tuple[str, ...] | None = None,
@@ -53,105 +53,105 @@ def _knob(
 class Options:
     """What the vectors are: the checkpoint, the layers, the lengths, the precision."""
 
-    model_dir: str = _knob(
+    model_dir: str = _option(
         "",
         "The folder of a BERT as it was published, by Google, by the TensorFlow Model "
         "Garden or on Hugging Face: vocab, config and weights are found in it by their "
         "usual names. Each of the three flags below takes another file instead.",
     )
-    vocab_file: str = _knob(
+    vocab_file: str = _option(
         "",
         "The vocabulary file that the BERT model was trained on, one token a line, or "
         "its tokenizer.json.",
     )
-    bert_config_file: str = _knob(
+    bert_config_file: str = _option(
         "",
         "The JSON file with the sizes of the BERT model, bert_config.json or "
         "config.json.",
     )
-    init_checkpoint: str = _knob(
+    init_checkpoint: str = _option(
         "",
         "The checkpoint with the weights: the prefix of its files, as in "
         "bert_model.ckpt, a safetensors file or the index of several, or a directory "
         "that holds one of them.",
     )
-    layers: str = _knob(
+    layers: str = _option(
         DEFAULT_LAYERS,
         "The encoder layers to write, separated by commas: 0 is the first one, -1 the "
         "last, 'all' is every one of them, 'embeddings' is what the first one gets. "
         "Layers above the highest one asked for are not computed.",
     )
-    max_seq_length: int = _knob(
+    max_seq_length: int = _option(
         128,
         "The longest sequence in wordpieces, [CLS] and [SEP] included. Longer lines "
         "are truncated (--long_text says otherwise), and how many were is said at the "
         "end. Shorter lines cost no padding, so there is no need to lower it for "
         "speed.",
     )
-    unit: str = _knob(
+    unit: str = _option(
         "wordpiece",
         "What gets a vector: each wordpiece, [CLS] and [SEP] included; each word, that "
         "is what stands between whitespace, zeros where the model saw nothing of it, "
         "so that there are as many entries as words; or the sentence, one entry.",
         UNITS,
     )
-    word_pooling: str = _knob(
+    word_pooling: str = _option(
         "mean",
         "With --unit=word, how a word gets its vector from those of its wordpieces: "
         "their mean, the first one or the last one.",
         WORD_POOLINGS,
     )
-    sentence_pooling: str = _knob(
+    sentence_pooling: str = _option(
         "mean",
         "With --unit=sentence, which vector that is: mean or max over the wordpieces "
         "without [CLS] and [SEP], cls for that of [CLS], pooler for BERT's own pooled "
         "output, a dense layer with tanh over [CLS] of the last layer.",
         SENTENCE_POOLINGS,
     )
-    layer_pooling: str = _knob(
+    layer_pooling: str = _option(
         "none",
         "Makes one vector of the --layers, in their order: their mean, their sum, or "
         "concat, one after another. none writes each.",
         LAYER_POOLINGS,
     )
-    offsets: bool = _knob(
+    offsets: bool = _option(
         False,
         "Whether each entry tells where it stands in the line of the file: its first "
         "character and the one behind its last, counted in Unicode characters.",
     )
-    long_text: str = _knob(
+    long_text: str = _option(
         "truncate",
         "What becomes of a single text longer than --max_seq_length: truncate leaves "
         "its rest out, as the original does; window slides over it, and takes each "
         "wordpiece from the window where it has the most context. Pairs are truncated.",
         LONG_TEXTS,
     )
-    doc_stride: int = _knob(
+    doc_stride: int = _option(
         0,
         "With --long_text=window, how many wordpieces lie between the starts of two "
         "windows. The default of 0 takes half of what a window has room for, which is "
         "--max_seq_length - 2.",
     )
-    do_lower_case: bool | None = _knob(
+    do_lower_case: bool | None = _option(
         None,
         "Whether to lower-case the text and to strip its accents: true for uncased "
         "models, false for cased ones. By default what tokenizer_config.json or "
         "tokenizer.json beside the vocab says, and true where there is none.",
         is_bool=True,
     )
-    batch_size: int = _knob(
+    batch_size: int = _option(
         32,
         "Bounds a batch at batch_size x max_seq_length token slots. The tool may take "
         "fewer; the vectors do not depend on it.",
     )
-    precision: str = _knob(
+    precision: str = _option(
         "float32",
         "The arithmetic of the matrix products: float32 gives the original's digits, "
         "bfloat16 (CPUs with the instructions, GPUs) and float16 (GPUs) trade some of "
         "them for speed.",
         PRECISIONS,
     )
-    num_threads: int = _knob(
+    num_threads: int = _option(
         0,
         "How many batches are computed at once on the CPU, each on one core. The "
         "default of 0 takes the cores that this process may use.",
@@ -238,63 +238,63 @@ class Options:
 class Job:
     """Which text goes into which file, and what happens when something goes wrong."""
 
-    input_file: str = _knob(
+    input_file: str = _option(
         "",
         "The text to read, one example a line, 'text_a ||| text_b' for a pair. A name "
         "of an existing file is that file; otherwise it is split at commas and globs "
         "are expanded. '-' is standard input; '.gz' and '.zst' files are read as they "
         "are.",
     )
-    output_file: str = _knob(
+    output_file: str = _option(
         "",
         "The file to write. Its suffix says the format: .jsonl, .jsonl.gz and "
         ".jsonl.zst for JSON lines, .h5 and .hdf5 for HDF5, .parquet for Parquet; any "
         "other name gets JSON lines. '-' is standard output. The file appears when it "
         "is complete; until then the work is in OUTPUT.partial.",
     )
-    output_dir: str = _knob(
+    output_dir: str = _option(
         "",
         "Instead of --output_file: the folder that gets one output for each input "
         "file, x.jsonl for x.txt (or x.parquet with --output_format=parquet), with "
         "line numbers from 0 in each. It is made if it is not there.",
     )
-    output_format: str = _knob(
+    output_format: str = _option(
         "",
         "The format of the output, whatever its name ends in: jsonl, jsonl.gz, "
         "jsonl.zst, hdf5 or parquet. By default the suffix decides.",
     )
-    vector_dtype: str = _knob(
+    vector_dtype: str = _option(
         "float32",
         "The numbers in HDF5 and Parquet: float32 is what was computed, float16 takes "
         "half the room and keeps three digits. JSON lines always have six decimals.",
         VECTOR_DTYPES,
     )
-    errors: str = _knob(
+    errors: str = _option(
         "strict",
         "What to do with bytes that are not UTF-8, as Python names it: strict stops "
         "the run, replace reads U+FFFD (which the tokenizer drops), ignore drops them.",
         ERROR_HANDLERS,
     )
-    resume: bool = _knob(
+    resume: bool = _option(
         False,
         "Whether to go on after the last record of a run of the same command that was "
         "stopped. With nothing to resume it starts from the beginning; on a complete "
         "output it does nothing.",
     )
-    overwrite: bool = _knob(
+    overwrite: bool = _option(
         False,
         "Whether to replace, too, what stands at the name of an output, of a file "
         "beside it or of the summary and is neither empty nor written by this tool or "
         "the original. What is read is never replaced.",
     )
-    shard: str = _knob(
+    shard: str = _option(
         "",
         "Do only part I of N of the input, as in --shard=0/4: N contiguous parts, cut "
         "at line ends; a compressed file is never cut. The .jsonl outputs of all "
         "parts, concatenated, are the whole one, and so are .gz and .zst once they are "
         "decompressed; HDF5 and Parquet are read as one by read_features([...]).",
     )
-    summary_file: str = _knob(
+    summary_file: str = _option(
         "",
         "A JSON file that tells at the end what ran and what came out of it, also "
         "when the run failed.",
@@ -400,18 +400,18 @@ def outputs_in(
 
 def _take_python_values(options: Options | Job) -> None:
     """Takes what Python has for a flag's text: a Path, and numbers for layers."""
-    for knob in dataclasses.fields(options):
-        value = getattr(options, knob.name)
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
         plain = value
-        if isinstance(value, os.PathLike) and isinstance(knob.default, str):
+        if isinstance(value, os.PathLike) and isinstance(option.default, str):
             plain = os.fspath(value)
-        elif isinstance(value, numbers.Integral) and type(knob.default) is int:
+        elif isinstance(value, numbers.Integral) and type(option.default) is int:
             plain = value if isinstance(value, bool) else int(value)  # NumPy's
-        elif knob.name == "layers" and isinstance(value, (int, list, tuple, range)):
+        elif option.name == "layers" and isinstance(value, (int, list, tuple, range)):
             layers = [value] if isinstance(value, int) else value
             plain = ",".join(map(str, layers))
         if plain is not value:
-            object.__setattr__(options, knob.name, plain)  # it is being made
+            object.__setattr__(options, option.name, plain)  # it is being made
 
 
 def _check_types(options: Options | Job) -> None:
@@ -420,23 +420,23 @@ def _check_types(options: Options | Job) -> None:
     Raises:
       ArgumentTypeError: a value is of another type than its default.
     """
-    for knob in dataclasses.fields(options):
-        value = getattr(options, knob.name)
-        if knob.metadata["is_bool"]:
+    for option in dataclasses.fields(options):
+        value = getattr(options, option.name)
+        if option.metadata["is_bool"]:
             expected, is_right = "True or False", isinstance(value, bool)
-            if knob.default is None:
+            if option.default is None:
                 expected, is_right = f"{expected}, or None", is_right or value is None
-        elif isinstance(knob.default, int):
+        elif isinstance(option.default, int):
             # bool is an int to Python, but true is no number.
             is_right = isinstance(value, int) and not isinstance(value, bool)
             expected = "a whole number"
         else:
             expected, is_right = "a str", isinstance(value, str)
-            if knob.name == "layers":
+            if option.name == "layers":
                 expected += " or a list, as in [-1, -2]"
         if not is_right:
             raise ArgumentTypeError(
-                f"{knob.name} must be {expected}; found {value!r} "
+                f"{option.name} must be {expected}; found {value!r} "
                 f"({type(value).__name__})"
             )
 
@@ -521,7 +521,7 @@ def _check_at_least(name: str, value: int, smallest: int) -> None:
         raise OptionsError(f"--{name} must be at least {smallest}; found {value}")
 
 
-def help_of(knob: "dataclasses.Field[Any]") -> str:
+def help_of(option: "dataclasses.Field[Any]") -> str:
     """The sentence that `--help` shows for a field of `Options` or `Job`."""
-    help_text: str = knob.metadata["help"]
+    help_text: str = option.metadata["help"]
     return help_text

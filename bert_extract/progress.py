@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from bert_extract import guard
 from bert_extract.errors import OutputError
-from bert_extract.features import Features
+from bert_extract.inputs.features import Features
 from bert_extract.options import Job, Options
+from bert_extract.output.writers import descriptor_of
 from bert_extract.version import __version__
-from bert_extract.writers import descriptor_of
 
 # Between two lines of a log that nobody watches, in seconds.
 _LOG_SECONDS = 60.0

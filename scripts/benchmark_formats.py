@@ -21,7 +21,7 @@ from bert_extract.progress import Summary
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
-# Each output's name, and the knobs that it is written with.
+# Each output's name, and the options that it is written with.
 OUTPUTS: dict[str, dict[str, str]] = {
     "out.jsonl": {},
     "out.jsonl.gz": {},
@@ -56,9 +56,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     extractor = load(Path(arguments.model_dir or write_minilm(folder / "minilm")))
     runs: dict[str, list[Summary]] = {name: [] for name in OUTPUTS}
     for number in range(arguments.rounds + 1):
-        for name, knobs in OUTPUTS.items():
+        for name, options in OUTPUTS.items():
             output_file = str(folder / name)
-            summary = extractor.extract_file(str(input_file), output_file, **knobs)
+            summary = extractor.extract_file(str(input_file), output_file, **options)
             if number:  # the first round warms up
                 runs[name].append(summary)
     print("| format | bytes a token | of JSON lines | seconds |\n|---|---|---|---|")
@@ -82,7 +82,7 @@ def write_minilm(folder: Path) -> Path:
     folder.mkdir()
     # In a process of its own: TensorFlow takes its threads once a process.
     code = (
-        "import pathlib, sys; from make_checkpoints import write_minilm_tf1; "
+        "import pathlib, sys; from support.make_checkpoints import write_minilm_tf1; "
         "write_minilm_tf1(*map(pathlib.Path, sys.argv[1:]))"
     )
     model_dir = Path(spec.origin).parent / "model"

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bert_extract.records import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter, Record
 
 INDEXES = (-1, -2, -3, -4)
 SHAPES = {"MiniLM, 35 tokens": (35, 384), "BERT-Base, 128 tokens": (128, 768)}

@@ -33,9 +33,8 @@ def write_model(directory: Path) -> None:
     """Writes config.json and model.safetensors with weights that mean nothing."""
     # The tests know how; there must not be a second way.
     sys.path.insert(0, str(ROOT / "tests"))
-    from make_checkpoints import write_huggingface_model
-
-    from bert_extract.config import BertConfig, variable_shapes
+    from bert_extract.model.config import BertConfig, variable_shapes
+    from support.make_checkpoints import write_huggingface_model
 
     config = BertConfig(*SHAPE)
     # Repeated values: random ones for 1.3 GB take longer than all the rest.
@@ -64,15 +63,15 @@ def seconds_of_reading(directory: Path) -> float:
 def seconds_of_loading(directory: Path) -> float:
     """Loads the weights; what TensorFlow sets up at its first call is not counted."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from bert_extract.checkpoint import load_weights
-    from bert_extract.config import HUGGING_FACE, BertConfig
-    from bert_extract.devices import set_up_tensorflow, usable_cores
+    from bert_extract.checkpoints.loading import load_weights
+    from bert_extract.model.config import BertConfig, Dialect
+    from bert_extract.model.devices import set_up_tensorflow, usable_cores
 
     set_up_tensorflow(usable_cores())
     tiny = str(ROOT / "sample_data" / "tiny_bert")
     load_weights(tiny, BertConfig.from_json_file(f"{tiny}/bert_config.json"))
     config_file = str(directory / "config.json")
-    config = BertConfig.from_json_file(config_file, HUGGING_FACE)
+    config = BertConfig.from_json_file(config_file, Dialect.HUGGING_FACE)
     start = time.perf_counter()
     load_weights(str(directory), config)
     return time.perf_counter() - start

@@ -28,6 +28,9 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
 from benchmark_worker import (
     LAYERS,
     MAX_SEQ_LENGTH,
@@ -38,8 +41,6 @@ from benchmark_worker import (
     make_durable,
     serve,
 )
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 WINDOW_LINES = 1024  # sorted by length together
 MAX_WINDOWS_AHEAD = 2  # computed before the oldest is written

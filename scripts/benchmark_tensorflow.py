@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
 from benchmark_worker import (
     BATCH_SIZE,
     LAYERS,
@@ -32,13 +33,13 @@ from benchmark_worker import (
     make_durable,
     serve,
 )
-
-from bert_extract import FeatureExtractor, batching
-from bert_extract.examples import parse_line
-from bert_extract.features import Features, to_features
+from bert_extract import FeatureExtractor
+from bert_extract.inputs import batching
+from bert_extract.inputs.features import Features, to_features
 from bert_extract.progress import Summary
-from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import Vocab
+from bert_extract.text.examples import parse_line
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import Vocab
 
 # Full batches: as many tokens as a text of this many lines of the greatest length.
 NUM_FULL_LINES = 64
@@ -288,7 +289,11 @@ def write_tf1_dir(huggingface_dir: str, tf1_dir: str) -> None:
     """Writes a model as Google publishes them, from Hugging Face's files."""
     # The tests know how; there must not be a second way.
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-    from make_checkpoints import read_safetensors, to_tf1_weights, write_tf1_checkpoint
+    from support.make_checkpoints import (
+        read_safetensors,
+        to_tf1_weights,
+        write_tf1_checkpoint,
+    )
 
     source, target = Path(huggingface_dir), Path(tf1_dir)
     target.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@
 One encoder layer of random weights is computed for lines of many lengths in batches of
 many sizes, and bits are compared: first as the tool does it here, then with simpler
 rules and stricter ones. What it prints last is the row for the table in
-bert_extract/arithmetic.py. It takes some minutes; the exit code is 1 if the tool's way
-does not keep the bits. `TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2` in the
-environment shows the kernels of a CPU without AVX-512 on one that has it.
+bert_extract/model/arithmetic.py. It takes some minutes; the exit code is 1 if the
+tool's way does not keep the bits. `TF_ENABLE_ONEDNN_OPTS=0 ONEDNN_MAX_CPU_ISA=AVX2` in
+the environment shows the kernels of a CPU without AVX-512 on one that has it.
 """
 
 import argparse
@@ -17,16 +17,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from bert_extract import arithmetic
-from bert_extract.arithmetic import Arithmetic, RowRule
+from bert_extract.model import arithmetic
+from bert_extract.model.arithmetic import Arithmetic, RowRule
 
 arithmetic.choose_kernels()  # before TensorFlow is imported
 
 import tensorflow as tf  # noqa: E402
 
-from bert_extract.config import BertConfig  # noqa: E402
-from bert_extract.devices import set_up_tensorflow  # noqa: E402
-from bert_extract.self_check import differing_companies, layer_graph  # noqa: E402
+from bert_extract.model.config import BertConfig  # noqa: E402
+from bert_extract.model.devices import set_up_tensorflow  # noqa: E402
+from bert_extract.model.self_check import differing_companies, layer_graph  # noqa: E402
 
 HEADS = {128: 2, 256: 4, 384: 12, 512: 8, 768: 12, 1024: 16}
 LENGTHS = (2, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 19, 20, 28, 31, 33, 51, 64, 68, 101)

@@ -31,10 +31,10 @@ from official.modeling import tf_utils
 from official.modeling.optimization import ema_optimizer
 from official.nlp.modeling import layers, models, networks
 
-from bert_extract.examples import parse_line
-from bert_extract.features import Features, to_features
-from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import Vocab
+from bert_extract.inputs.features import Features, to_features
+from bert_extract.text.examples import parse_line
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import Vocab
 
 # TF1 name of an encoder layer's part -> the objects of Model Garden's class that lead
 # to it.

@@ -23,9 +23,9 @@ def flags_table() -> str:
     """Makes a row for each flag: its name, its default, what it does."""
     # absl puts an enum's choices into its help; the dataclasses have the sentence.
     sentences = {
-        knob.name: help_of(knob)
+        option.name: help_of(option)
         for options_class in (Job, Options)
-        for knob in dataclasses.fields(options_class)
+        for option in dataclasses.fields(options_class)
     }
     rows = ["| flag | default | what it does |\n", "|---|---|---|\n"]
     values = make_flags()

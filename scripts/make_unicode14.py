@@ -1,4 +1,4 @@
-"""Python 3.11's Unicode 14.0.0 -> bert_extract/unicode14_tables.py.
+"""Python 3.11's Unicode 14.0.0 -> bert_extract/tokenization/unicode14_tables.py.
 
 Run it under Python 3.11, the only version that knows Unicode 14.0.0:
     python3.11 scripts/make_unicode14.py
@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TABLES_FILE = ROOT / "bert_extract" / "unicode14_tables.py"
+TABLES_FILE = ROOT / "bert_extract" / "tokenization" / "unicode14_tables.py"
 UNIDATA_VERSION = "14.0.0"
 
 HEADER = '''"""Unicode 14.0.0 as in Python 3.11; made by scripts/make_unicode14.py.

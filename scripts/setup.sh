@@ -33,7 +33,7 @@ find_python() {
 installation() {
     echo "$root"
     "$python" -VV
-    (cd "$root" && cat pyproject.toml setup.py bert_extract/_*_kernel.c | cksum)
+    (cd "$root" && cat pyproject.toml bert_extract/output/_*_kernel.c | cksum)
 }
 
 # set_up run|dev: .venv holds the tool, and with dev what its tests need too.

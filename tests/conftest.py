@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bert_extract.arithmetic import choose_kernels
+from bert_extract.model.arithmetic import choose_kernels
 
 choose_kernels()  # as the command does, before TensorFlow is imported
 
-from make_checkpoints import write_minilm_tf1  # noqa: E402 - it imports TensorFlow
-
-from bert_extract.devices import set_up_tensorflow  # noqa: E402 - so does it
+# What imports it:
+from bert_extract.model.devices import set_up_tensorflow  # noqa: E402
+from support.make_checkpoints import write_minilm_tf1  # noqa: E402
 
 GOLDEN_DIR = Path(__file__).parent / "golden"
 

@@ -1,4 +1,4 @@
-"""A module imports only from those above it, and TensorFlow only where it computes."""
+"""The order of the house: arrows point upwards in the plan, and TensorFlow is late."""
 
 import ast
 import subprocess
@@ -9,58 +9,57 @@ from pathlib import Path
 import pytest
 
 import bert_extract
-
-PACKAGE_DIR = Path(bert_extract.__file__).parent
-
-# The way of the data. `version` is a constant and stands anywhere.
-ORDER = (
-    *("errors", "version", "doubt", "formats", "options", "long_lines"),
-    *("unpacking", "examples", "stamps", "splits"),
-    *("unicode14_tables", "unicode14", "words", "alignment", "cutting"),
-    *("small_files", "tokenizer_config", "vocab", "tokenization"),
-    *("sliding", "pooling", "features", "parts"),
-    *("batching", "config", "arithmetic", "modeling", "self_check"),
-    *("checkpoint_format", "tensors", "bundle_index", "bundle", "model_garden"),
-    *("safetensors_file", "huggingface", "checkpoint", "model_dir"),
-    *("records", "entries"),
-    *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("fingerprints", "partial", "writers", "guard", "pipeline"),
-    *("devices", "progress", "engine"),
-    *("jobs", "extractor", "parsing", "logs", "cli", "__main__"),
+from support.house import (
+    EXCEPTIONS,
+    ORDER,
+    PACKAGE_DIR,
+    WINGS,
+    WITH_TENSORFLOW,
+    file_of,
+    wing_of,
 )
 
-# Nobody waits for TensorFlow who only asks for help or reads records back.
-WITHOUT_TENSORFLOW = (
-    *("errors", "doubt", "formats", "options", "examples", "stamps", "splits"),
-    *("unicode14", "words", "alignment", "cutting"),
-    *("small_files", "tokenizer_config", "vocab", "tokenization"),
-    *("sliding", "pooling", "features", "parts", "batching", "config", "records"),
-    *("entries", "arithmetic"),
-    *("checksum", "appending", "compression", "spool", "hdf5", "parquet", "reading"),
-    *("fingerprints", "partial", "writers", "guard"),
-    *("pipeline", "progress"),
-    *("parsing", "logs", "cli"),
-)
+TESTS_DIR = Path(__file__).parent
+SCRIPTS_DIR = TESTS_DIR.parent / "scripts"
 
 
-def imported_modules(module: str) -> Iterator[str]:
-    """The package's modules that a module imports, inside functions too."""
-    tree = ast.parse((PACKAGE_DIR / f"{module}.py").read_bytes())
-    for node in ast.walk(tree):
+def imports_of(file: Path) -> Iterator[tuple[str, str]]:
+    """What a file imports, inside functions too: modules, and names or "" of them."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-            yield from (n.split(".")[1] for n in names if n.startswith("bert_extract."))
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative import"
-            if node.module == "bert_extract":
-                yield from (alias.name for alias in node.names)
-            elif (node.module or "").startswith("bert_extract."):
-                yield (node.module or "").split(".")[1]
+            assert node.level == 0, f"{file}: relative import"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def imported_modules(module: str) -> set[str]:
+    """The package's modules that a module imports."""
+    found = set()
+    for source, name in imports_of(file_of(module)):
+        if source.partition(".")[0] == "bert_extract":
+            path = f"{source}.{name}".removeprefix("bert_extract.").rstrip(".")
+            found.add(path if path in ORDER else path.rpartition(".")[0])
+    return found
 
 
 def test_every_module_has_its_place_in_the_order() -> None:
-    modules = {path.stem for path in PACKAGE_DIR.glob("*.py")} - {"__init__"}
-    assert modules == set(ORDER)
+    paths = [path.relative_to(PACKAGE_DIR) for path in PACKAGE_DIR.rglob("*.py")]
+    modules = {".".join(path.with_suffix("").parts) for path in paths}
+    rooms = {module for module in modules if not module.endswith("__init__")}
+    assert rooms == set(ORDER)
+    assert modules - rooms == {"__init__", *(f"{wing}.__init__" for wing in WINGS)}
+
+
+def test_the_wings_stand_between_the_two_parts_of_the_trunk() -> None:
+    wings = [wing_of(module) for module in ORDER]
+    first_seen = list(dict.fromkeys(wings))
+    assert first_seen == ["", *WINGS]
+    begin = wings.index(next(iter(WINGS)))
+    end = len(wings) - wings[::-1].index(next(reversed(WINGS)))
+    inside = wings[begin:end]
+    # Each wing in one piece, and no room of the trunk between them.
+    assert inside == sorted(inside, key=[*WINGS].index)
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -69,8 +68,23 @@ def test_a_module_imports_only_from_those_above_it(module: str) -> None:
     assert [name for name in imported_modules(module) if name not in above] == []
 
 
+@pytest.mark.parametrize("module", [name for name in ORDER if wing_of(name)])
+def test_a_wing_imports_only_from_those_that_it_may(module: str) -> None:
+    allowed = {"", wing_of(module), *WINGS[wing_of(module)]}
+    found = {name for name in imported_modules(module) if wing_of(name) not in allowed}
+    assert found == {to for source, to in EXCEPTIONS if source == module}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_tells_what_it_is_and_imports_nothing(wing: str) -> None:
+    tree = ast.parse((PACKAGE_DIR / wing / "__init__.py").read_bytes())
+    assert len(ast.get_docstring(tree) or "") > 100
+    assert len(tree.body) == 1
+
+
 def test_most_of_the_package_does_not_import_tensorflow() -> None:
-    modules = [f"bert_extract.{name}" for name in WITHOUT_TENSORFLOW]
+    others = [name for name in ORDER if name not in (*WITH_TENSORFLOW, "__main__")]
+    modules = [f"bert_extract.{name}" for name in others]
     code = f"import sys, bert_extract, {', '.join(modules)}; print(*sys.modules)"
     completed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -81,9 +95,28 @@ def test_most_of_the_package_does_not_import_tensorflow() -> None:
     assert not imported & {"h5py", "pandas", "pyarrow", "zstandard"}
 
 
+def test_the_tests_mirror_the_wings() -> None:
+    folders = {path.parent.name for path in TESTS_DIR.glob("*/test_*.py")}
+    assert folders == set(WINGS)
+    names = [path.name for path in TESTS_DIR.rglob("test_*.py")]
+    # pytest and mypy know a test file by its name alone.
+    assert len(names) == len(set(names))
+    helpers = {path.name for path in TESTS_DIR.glob("*.py")} - set(names)
+    assert helpers == {"conftest.py"}
+
+
+def test_nobody_imports_a_test() -> None:
+    files = [*TESTS_DIR.rglob("*.py"), *SCRIPTS_DIR.glob("*.py")]
+    assert len(files) > 60
+    for file in files:
+        for source, name in imports_of(file):
+            parts = [*source.split("."), name]
+            assert not any(part.startswith("test_") for part in parts), file
+
+
 def test_all_is_what_is_exported() -> None:
     exported = {name for name in dir(bert_extract) if not name.startswith("_")}
-    submodules = {path.stem for path in PACKAGE_DIR.glob("*.py")}
+    submodules = {module.partition(".")[0] for module in ORDER}
     others = {"TYPE_CHECKING", "Any"}
     documented = {name for name in bert_extract.__all__ if not name.startswith("_")}
     assert exported - submodules - others | {"FeatureExtractor"} == documented

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
-from running import flags_for, run_command
 
 from bert_extract import cli
+from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
+from support.running import flags_for, run_command
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +41,11 @@ class Run:
         self.outputs = folder / "outputs"
         self.outputs.mkdir()
         self.output = self.outputs / "output.jsonl"
-        self.knobs: dict[str, Any] = {}
+        self.options: dict[str, Any] = {}
 
     def flags(self) -> list[str]:
-        knobs = {"input_file": self.input, "output_file": self.output, **self.knobs}
-        return flags_for(self.model, **knobs)
+        options = {"input_file": self.input, "output_file": self.output, **self.options}
+        return flags_for(self.model, **options)
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def run(tmp_path: Path, tiny_bert: Path) -> Run:
 Break = Callable[[Run], Any]
 
 
-def knobs(**values: Any) -> Break:
-    return lambda run: run.knobs.update(values)
+def options(**values: Any) -> Break:
+    return lambda run: run.options.update(values)
 
 
 def rewrite_vocab(edit: Callable[[list[str]], Any]) -> Break:
@@ -125,17 +125,17 @@ LFS_POINTER = (
 
 CASES: dict[str, tuple[Break, int, list[str]]] = {
     "no input": (
-        knobs(input_file="/none/input.txt"),
+        options(input_file="/none/input.txt"),
         1,
         ["/none/input.txt: no such file"],
     ),
     "input is a folder": (
-        lambda run: run.knobs.update(input_file=run.outputs),
+        lambda run: run.options.update(input_file=run.outputs),
         1,
         ["outputs: ", "Is a directory"],
     ),
     "glob without match": (
-        knobs(input_file="/none/*.txt"),
+        options(input_file="/none/*.txt"),
         1,
         ["/none/*.txt: no file matches this pattern"],
     ),
@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
     "not UTF-8 in gzip": (
         lambda run: [
             (run.folder / "x.gz").write_bytes(gzip.compress(b"fine\n\xff\n")),
-            run.knobs.update(input_file=run.folder / "x.gz"),
+            run.options.update(input_file=run.folder / "x.gz"),
         ],
         1,
         ["x.gz: line 2 is not UTF-8: byte 0xff"],
@@ -155,13 +155,13 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
     "gzip cut off": (
         lambda run: [
             (run.folder / "x.gz").write_bytes(gzip.compress(b"fine\n" * 50)[:-4]),
-            run.knobs.update(input_file=run.folder / "x.gz"),
+            run.options.update(input_file=run.folder / "x.gz"),
         ],
         1,
         ["x.gz: not a whole gzip file"],
     ),
     "no vocab": (
-        knobs(vocab_file="/none/vocab.txt"),
+        options(vocab_file="/none/vocab.txt"),
         1,
         ["/none/vocab.txt", "No such"],
     ),
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         ["'[CLS]' (line 724 of ", "vocab.txt) has no embedding: "],
     ),
     "no config": (
-        knobs(bert_config_file="/none/c.json"),
+        options(bert_config_file="/none/c.json"),
         1,
         ["/none/c.json", "No such"],
     ),
@@ -266,12 +266,12 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         ],
     ),
     "no checkpoint": (
-        knobs(init_checkpoint="/none/bert_model.ckpt"),
+        options(init_checkpoint="/none/bert_model.ckpt"),
         1,
         ["/none/bert_model.ckpt: no such checkpoint: there is no folder /none"],
     ),
     "a file of the checkpoint": (
-        lambda run: run.knobs.update(
+        lambda run: run.options.update(
             init_checkpoint=run.model / "bert_model.ckpt.data-00000-of-00001"
         ),
         1,
@@ -313,44 +313,44 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
     "a pointer of git-lfs instead of safetensors": (
         lambda run: [
             (run.folder / "model.safetensors").write_bytes(LFS_POINTER),
-            run.knobs.update(init_checkpoint=run.folder / "model.safetensors"),
+            run.options.update(init_checkpoint=run.folder / "model.safetensors"),
         ],
         1,
         ["model.safetensors: expected the file itself; found git-lfs's pointer"],
     ),
     "layer outside": (
-        knobs(layers="-1,5"),
+        options(layers="-1,5"),
         2,
         ["--layers=-1,5: the model has 5 encoder layers, 0 to 4 or -5 to -1; found 5"],
     ),
-    "layer is no number": (knobs(layers="top"), 2, ["--layers must be", "'top'"]),
+    "layer is no number": (options(layers="top"), 2, ["--layers must be", "'top'"]),
     "max_seq_length too large": (
-        knobs(max_seq_length=65),
+        options(max_seq_length=65),
         2,
         ["--max_seq_length=65", "64 positions", "bert_config.json"],
     ),
     "max_seq_length too small": (
-        knobs(max_seq_length=2),
+        options(max_seq_length=2),
         2,
         ["--max_seq_length must be at least 3", "found 2"],
     ),
     "batch_size": (
-        knobs(batch_size=0),
+        options(batch_size=0),
         2,
         ["--batch_size must be at least 1; found 0"],
     ),
     "no output folder": (
-        knobs(output_file="/none/output.jsonl"),
+        options(output_file="/none/output.jsonl"),
         1,
         ["/none/output.jsonl: the folder /none is not there"],
     ),
     "output is a folder": (
-        lambda run: run.knobs.update(output_file=run.outputs),
+        lambda run: run.options.update(output_file=run.outputs),
         1,
         ["expected a file to write; found a folder"],
     ),
     "full disk": (
-        knobs(output_file="/dev/full"),
+        options(output_file="/dev/full"),
         1,
         ["/dev/full: cannot write it: No space left on device"],
     ),
@@ -390,7 +390,7 @@ def test_the_first_vector_that_is_not_finite_is_named(
 ) -> None:
     rewrite_weights(put_nan)(run)
     run.input.write_bytes(b"the river\n" * 12 + b"the river bank\n")
-    run.knobs = {"layers": "embeddings"}
+    run.options = {"layers": "embeddings"}
     assert cli.main(["bert-extract", *run.flags()]) == 1
     assert (
         "linex_index 12, token 3 ('bank'), layer embeddings: expected finite values"
@@ -403,7 +403,7 @@ def test_what_is_advised_of_a_gzip_file_that_was_cut_off_works(
     whole = gzip.compress(b"the river bank\n" * 3000, 0)
     zipped = run.folder / "x.gz"
     zipped.write_bytes(whole[:40_000])
-    run.knobs = {"input_file": zipped}
+    run.options = {"input_file": zipped}
     assert cli.main(["bert-extract", *run.flags()]) == 1
     message = capsys.readouterr().err
     assert "Get a whole one ('gzip -t' checks it) and run again without --re" in message
@@ -427,7 +427,7 @@ def test_bytes_that_are_not_utf8_can_be_read_all_the_same(
     run: Run, errors: str
 ) -> None:
     run.input.write_bytes(b"the ri\xffver\nthe river\n")
-    run.knobs = {"errors": errors}
+    run.options = {"errors": errors}
     assert cli.main(["bert-extract", *run.flags()]) == 0
     first, second = map(json.loads, run.output.read_bytes().splitlines())
     assert first["features"] == second["features"]

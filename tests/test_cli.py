@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import REPOSITORY, TIMEOUT, flags_for, run_command
 
 from bert_extract import __version__, cli
+from support.running import REPOSITORY, TIMEOUT, flags_for, run_command
 
 ORIGINAL_DEFAULTS = {
     "input_file": "",
@@ -856,7 +856,7 @@ def test_streams_that_the_caller_closed(
 def test_a_gpu_that_cannot_be_used_is_said_loudly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bert_extract import devices
+    from bert_extract.model import devices
 
     exists = os.path.exists
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

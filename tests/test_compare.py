@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_extract.records import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter, Record
 
 COMPARE = Path(__file__).parent.parent / "scripts" / "compare.py"
 

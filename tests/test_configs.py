@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bert_extract.config import BertConfig, variable_shapes
+from bert_extract.model.config import BertConfig, variable_shapes
 
 CONFIGS_DIR = Path(__file__).parent.parent / "configs"
 

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import TIME_LIMIT, Command, content_digest, summary_of, write_input
 
 from bert_extract.formats import format_of
+from support.job_runs import (
+    TIME_LIMIT,
+    Command,
+    content_digest,
+    summary_of,
+    write_input,
+)
 
 NUM_LINES = 12_000
 WINDOW_LINES = 512  # crash_driver.py's
@@ -101,7 +107,7 @@ def durable_lines(output_file: Path) -> int:
 
 FIRST = [("write", 4), ("flush", 3), ("rename", 1), ("rename", 2)]
 MORE = [("write", 1), ("write", 17), ("flush", 1), ("flush", 9), ("write", 40)]
-# Where an output is made of a spool at the end, the flushes are as many as before.
+# Where an output is made of frames at the end, the flushes are as many as before.
 CONVERTED = [("convert", 1), ("convert", 5000), ("convert", NUM_LINES), ("rename", 3)]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nasty_text import nasty_lines
-from running import options_for, real_lines, write_random_model
 
 from bert_extract import FeatureExtractor, Record
-from bert_extract.records import JsonFormatter
+from bert_extract.output.json_lines import JsonFormatter
+from support.nasty_text import nasty_lines
+from support.running import options_for, real_lines, write_random_model
 
 
 def content_of(record: Record) -> bytes:
@@ -26,9 +26,9 @@ def content_of(record: Record) -> bytes:
 
 
 def contents(
-    model_dir: Path, lines: Iterable[str], layers: str = "all,embeddings", **knobs: Any
+    model_dir: Path, lines: Iterable[str], layers: str = "all,embeddings", **fields: Any
 ) -> list[bytes]:
-    options = options_for(model_dir, layers=layers, **knobs)
+    options = options_for(model_dir, layers=layers, **fields)
     return [content_of(record) for record in FeatureExtractor(options).extract(lines)]
 
 
@@ -50,7 +50,7 @@ def tiny_contents(tiny_bert: Path, tiny_lines: list[str]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "fields",
     [
         {"batch_size": 1},
         {"batch_size": 3},
@@ -65,9 +65,9 @@ def test_batch_size_and_threads_change_no_byte(
     tiny_bert: Path,
     tiny_lines: list[str],
     tiny_contents: list[bytes],
-    knobs: dict[str, Any],
+    fields: dict[str, Any],
 ) -> None:
-    assert contents(tiny_bert, tiny_lines, **knobs) == tiny_contents
+    assert contents(tiny_bert, tiny_lines, **fields) == tiny_contents
 
 
 def test_the_order_of_the_lines_changes_no_byte(
@@ -111,10 +111,10 @@ def test_real_weights_and_real_lines(minilm_tf1: Path) -> None:
     english = [line.strip() for line in real_lines()]
     pairs = [f"{a} ||| {b}" for a, b in itertools.pairwise(english)]
     lines = english[:100] + pairs[:30] + [" ".join(english[i:]) for i in (20, 80)]
-    knobs: dict[str, Any] = {"layers": "-1,0", "max_seq_length": 128}
-    expected = contents(minilm_tf1, lines, **knobs)
+    fields: dict[str, Any] = {"layers": "-1,0", "max_seq_length": 128}
+    expected = contents(minilm_tf1, lines, **fields)
     order, others = shuffled(lines)
-    found = contents(minilm_tf1, others, batch_size=2, num_threads=3, **knobs)
+    found = contents(minilm_tf1, others, batch_size=2, num_threads=3, **fields)
     assert found == [expected[place] for place in order]
 
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import logging
-from running import options_for, write_random_model
 
-from bert_extract import FeatureExtractor, Record, arithmetic, devices, engine
-from bert_extract.devices import Device
+from bert_extract import FeatureExtractor, Record, engine
 from bert_extract.engine import Engine
 from bert_extract.errors import InputError, OptionsError
-from bert_extract.examples import Example
+from bert_extract.model import arithmetic, devices
+from bert_extract.model.devices import Device
 from bert_extract.progress import Summary
+from bert_extract.text.examples import Example
+from support.running import options_for, write_random_model
 
 
 def unchanged(records: Sequence[Record]) -> Sequence[Record]:
@@ -75,7 +76,7 @@ def test_the_graph_is_traced_once(
     def no_more(*arguments: object) -> None:
         pytest.fail("the model was traced again")
 
-    monkeypatch.setattr("bert_extract.modeling.BertModel.__call__", no_more)
+    monkeypatch.setattr("bert_extract.model.modeling.BertModel.__call__", no_more)
     lines = ["river " * number for number in range(30)] * 3
     assert len(run(tiny, lines, Summary())) == 90
 

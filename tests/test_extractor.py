@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
-from running import files_of, flags_for, options_for, write_random_model
 
 from bert_extract import (
     BertExtractError,
@@ -27,6 +25,8 @@ from bert_extract import (
     read_features,
 )
 from bert_extract.options import Job
+from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
+from support.running import files_of, flags_for, options_for, write_random_model
 
 
 @pytest.fixture(scope="module")

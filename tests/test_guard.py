@@ -16,7 +16,6 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from absl import logging
-from running import TIMEOUT, flags_for, options_for
 
 from bert_extract import (
     FeatureExtractor,
@@ -30,8 +29,9 @@ from bert_extract import (
     load_features,
 )
 from bert_extract.formats import FORMATS, JSONL
-from bert_extract.records import RecordKind
-from bert_extract.writers import OutputKind, open_writer
+from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.writers import OutputSpec, open_writer
+from support.running import TIMEOUT, flags_for, options_for
 
 TEXT = b"the river\nbank\n"
 THEIRS = b"my notes\n"
@@ -65,13 +65,13 @@ def contents(*folders: Path) -> dict[Path, bytes]:
 
 
 def assert_refused(
-    extractor: FeatureExtractor, folder: Path, *parts: str, **knobs: Any
+    extractor: FeatureExtractor, folder: Path, *parts: str, **fields: Any
 ) -> None:
     """Whether a job is refused for what the parts say, and changes nothing."""
     model = Path(extractor.options.vocab_file).parent
     before = contents(folder, model)
     with pytest.raises(OptionsError) as caught:
-        extractor.run_job(Job(**knobs))
+        extractor.run_job(Job(**fields))
     for part in parts:
         assert part in str(caught.value)
     assert contents(folder, model) == before
@@ -196,15 +196,20 @@ MODEL_FILES = (
 )
 
 
-@pytest.mark.parametrize("knob", ["output_file", "summary_file"])
+@pytest.mark.parametrize("option", ["output_file", "summary_file"])
 @pytest.mark.parametrize("name", MODEL_FILES)
 def test_no_file_of_the_model_is_written(
-    extractor: FeatureExtractor, model: Path, here: Path, knob: str, name: str
+    extractor: FeatureExtractor, model: Path, here: Path, option: str, name: str
 ) -> None:
     Path("in.txt").write_bytes(TEXT)
     path = str(model / name)
-    knobs = {"input_file": "in.txt", "output_file": "o", "overwrite": True, knob: path}
-    assert_refused(extractor, here, f"{path} would be written", **knobs)
+    fields = {
+        "input_file": "in.txt",
+        "output_file": "o",
+        "overwrite": True,
+        option: path,
+    }
+    assert_refused(extractor, here, f"{path} would be written", **fields)
     by_folder = Options(model_dir=str(model))
     job = Job(input_file="in.txt", output_file="o", summary_file=path)
     with pytest.raises(OptionsError, match=r"is read \(--model_dir\)"):
@@ -351,7 +356,7 @@ def test_a_file_of_somebody_else_stays_unless_told(
     Path("in.txt").write_bytes(TEXT)
     theirs = Path(f"out.h5{suffix}")
     theirs.write_bytes(THEIRS)
-    knobs = {"input_file": "in.txt", "output_file": "out.h5"}
+    fields = {"input_file": "in.txt", "output_file": "out.h5"}
     for resume in (False, True):
         assert_refused(
             extractor,
@@ -360,9 +365,9 @@ def test_a_file_of_somebody_else_stays_unless_told(
             f"which this tool did not write: it begins with {THEIRS!r}",
             "or say --overwrite",
             resume=resume,
-            **knobs,
+            **fields,
         )
-    extractor.run_job(Job(**knobs, overwrite=True))  # type: ignore[arg-type]
+    extractor.run_job(Job(**fields, overwrite=True))  # type: ignore[arg-type]
     assert len(load_features("out.h5")) == 2
 
 
@@ -371,19 +376,19 @@ def test_a_summary_replaces_summaries_alone(
     extractor: FeatureExtractor, here: Path, suffix: str
 ) -> None:
     Path("in.txt").write_bytes(TEXT)
-    knobs: dict[str, Any] = {"input_file": "in.txt", "output_file": "out.jsonl"}
-    knobs["summary_file"] = "run"
+    fields: dict[str, Any] = {"input_file": "in.txt", "output_file": "out.jsonl"}
+    fields["summary_file"] = "run"
     for content in (THEIRS, RECORD, b"{}", b'{\n "fingerprint": {'):
         Path(f"run{suffix}").write_bytes(content)
         assert_refused(
-            extractor, here, f"run{suffix}: the summary", "--overwrite", **knobs
+            extractor, here, f"run{suffix}: the summary", "--overwrite", **fields
         )
-    extractor.run_job(Job(**knobs, overwrite=True))
+    extractor.run_job(Job(**fields, overwrite=True))
     made = Path("run").read_bytes()
-    extractor.run_job(Job(**knobs))
+    extractor.run_job(Job(**fields))
     if suffix:  # of a run that died while it wrote it
         Path("run.tmp").write_bytes(made[:9])
-        extractor.run_job(Job(**knobs))
+        extractor.run_job(Job(**fields))
     assert sorted(os.listdir()) == ["in.txt", "out.jsonl", "out.jsonl.run.json", "run"]
 
 
@@ -459,7 +464,7 @@ def test_what_a_run_left_that_died_is_ours(
     extractor: FeatureExtractor, here: Path, left: bytes, resume: bool
 ) -> None:
     Path("in.txt").write_bytes(TEXT)
-    kind = OutputKind(JSONL, RecordKind((-1,), 32))
+    kind = OutputSpec(JSONL, RecordSchema((-1,), 32))
     writer = open_writer("out.jsonl", kind, {}, resume=False)
     shutil.copy("out.jsonl.partial.run.json", "run file")
     writer.suspend()

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nasty_text import nasty_lines
 
-from bert_extract import FeatureExtractor, cutting, features
+from bert_extract import FeatureExtractor
 from bert_extract.errors import BertExtractError, InputError
-from bert_extract.examples import Example
-from bert_extract.features import to_features
-from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import Vocab
+from bert_extract.inputs import features
+from bert_extract.inputs.features import to_features
+from bert_extract.text.examples import Example
+from bert_extract.tokenization import long_text
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import Vocab
+from support.nasty_text import nasty_lines
 
 # No hostile file may take longer, in seconds; most take milliseconds.
 _TIME_LIMIT = 30
@@ -362,12 +364,12 @@ def test_a_long_text_gives_what_the_plain_way_gives(
         Example(3, text, text[::-1]),
         Example(4, "short", None),
     ]
-    assert len(text) > features.LONG_TEXT
+    assert len(text) > features.MAX_CHARS_CUT_AT_ONCE
     quick = to_features(examples, tokenizer, 128)
     # All of the wordpieces, in parts.
-    monkeypatch.setattr(cutting, "_PIECE_SIZE", 1000)
+    monkeypatch.setattr(long_text, "_PIECE_SIZE", 1000)
     in_parts = tokenizer.tokenize_start(text, len(text) + 1)
-    monkeypatch.setattr(features, "LONG_TEXT", len(text))
+    monkeypatch.setattr(features, "MAX_CHARS_CUT_AT_ONCE", len(text))
     plain = to_features(examples, tokenizer, 128)
     for ours, theirs in zip(quick, plain, strict=True):
         assert ours.input_ids.tolist() == theirs.input_ids.tolist()

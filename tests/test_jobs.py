@@ -13,8 +13,6 @@ import h5py
 import numpy as np
 import pytest
 from absl import logging
-from job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
-from running import options_for
 
 from bert_extract import (
     FeatureExtractor,
@@ -24,7 +22,6 @@ from bert_extract import (
     OptionsError,
     OutputError,
     __version__,
-    batching,
     formats,
     jobs,
     load_features,
@@ -32,11 +29,14 @@ from bert_extract import (
 )
 from bert_extract.engine import Engine
 from bert_extract.formats import JSONL
+from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
 from bert_extract.options import outputs_in
+from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.writers import OutputSpec, open_writer
 from bert_extract.progress import Summary
-from bert_extract.records import RecordKind
-from bert_extract.writers import OutputKind, open_writer
+from support.job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input
+from support.running import options_for
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def names(folder: Path) -> list[str]:
 # ------------------------------------------------------------------- many files
 
 
-def run_dir(engine: Engine, folder: Path, **knobs: Any) -> list[Summary]:
+def run_dir(engine: Engine, folder: Path, **fields: Any) -> list[Summary]:
     summaries: list[Summary] = []
-    job = Job(input_file=f"{folder}/in/*", output_dir=str(folder / "out"), **knobs)
+    job = Job(input_file=f"{folder}/in/*", output_dir=str(folder / "out"), **fields)
     run_job(engine, job, summaries)
     return summaries
 
@@ -423,7 +423,7 @@ def test_a_second_run_is_refused_at_once(
     input_file = write_input(tmp_path / "in.txt", 10)
     output_file = tmp_path / "out.jsonl"
     job = Job(input_file=str(input_file), output_file=str(output_file))
-    kind = OutputKind(JSONL, RecordKind((-1,), 32))
+    kind = OutputSpec(JSONL, RecordSchema((-1,), 32))
     writer = open_writer(str(output_file), kind, {}, resume=False)
     try:
         for resume in (True, False):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import flags_for
+
+from support.running import flags_for
 
 LINES = (
     "The river bank was wet .",
@@ -18,7 +19,7 @@ LINES = (
 
 
 def peak_memory(
-    model_dir: Path, input_file: Path, output_file: Path | str, **knobs: Any
+    model_dir: Path, input_file: Path, output_file: Path | str, **options: Any
 ) -> int:
     """The most memory of a run of the command, as the system counted it."""
     flags = flags_for(
@@ -28,7 +29,7 @@ def peak_memory(
         layers="-1",
         num_threads=2,
         verbosity=-1,
-        **knobs,
+        **options,
     )
     process = subprocess.Popen([sys.executable, "-m", "bert_extract", *flags])
     _, status, usage = os.wait4(process.pid, 0)
@@ -77,7 +78,7 @@ def test_a_long_line_takes_no_more_memory_but_for_its_text(
         line = tmp_path / f"{num_bytes}.txt"
         text = "The river bank was wet . Who was Jim Henson ? unaffable "
         line.write_text(text * (num_bytes // len(text)))
-        knobs = {"long_text": "window", "unit": unit, "max_seq_length": 64}
-        peaks.append(peak_memory(tiny_bert, line, "/dev/null", **knobs))
+        options = {"long_text": "window", "unit": unit, "max_seq_length": 64}
+        peaks.append(peak_memory(tiny_bert, line, "/dev/null", **options))
     # Kilobytes; twice the text that is more.
     assert peaks[1] < 1.05 * peaks[0] + 2 * 18_000

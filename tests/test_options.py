@@ -1,4 +1,4 @@
-"""Every knob: its default, its checks, its help."""
+"""Every option: its default, its checks, its help."""
 
 import dataclasses
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_layer_outside_the_model_is_refused(layers: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("fields", "message"),
     [
         ({"vocab_file": ""}, "--vocab_file must be given"),
         ({"bert_config_file": ""}, "--bert_config_file must be given"),
@@ -97,15 +97,15 @@ def test_a_layer_outside_the_model_is_refused(layers: str) -> None:
     ],
 )
 def test_an_option_that_cannot_work_is_refused(
-    knobs: dict[str, Any], message: str
+    fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(OptionsError) as raised:
-        Options(**{**FILES, **knobs}).check()
+        Options(**{**FILES, **fields}).check()
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("fields", "message"),
     [
         ({"input_file": ""}, "--input_file must be given"),
         ({"output_file": ""}, "--output_file must be given, or --output_dir"),
@@ -128,9 +128,11 @@ def test_an_option_that_cannot_work_is_refused(
         ),
     ],
 )
-def test_a_job_that_cannot_work_is_refused(knobs: dict[str, Any], message: str) -> None:
+def test_a_job_that_cannot_work_is_refused(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionsError) as raised:
-        Job(**{**JOB, **knobs}).check()
+        Job(**{**JOB, **fields}).check()
     assert message in str(raised.value)
 
 
@@ -145,13 +147,13 @@ def test_a_shard_is_two_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "knob",
+    "option",
     [*dataclasses.fields(Options), *dataclasses.fields(Job)],
     ids=lambda k: k.name,
 )
-def test_every_knob_has_a_sentence_of_help(knob: "dataclasses.Field[Any]") -> None:
-    assert len(help_of(knob).split()) >= 5
-    assert help_of(knob).endswith(".")
+def test_every_option_has_a_sentence_of_help(option: "dataclasses.Field[Any]") -> None:
+    assert len(help_of(option).split()) >= 5
+    assert help_of(option).endswith(".")
 
 
 def test_options_are_frozen_and_named() -> None:
@@ -162,7 +164,7 @@ def test_options_are_frozen_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("fields", "message"),
     [
         ({"unit": "token"}, "--unit must be one of wordpiece, word, sentence"),
         ({"word_pooling": "max"}, "--word_pooling must be one of first, mean, last"),
@@ -190,14 +192,14 @@ def test_options_are_frozen_and_named() -> None:
         ),
     ],
 )
-def test_units_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -> None:
+def test_units_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError) as caught:
-        Options(**FILES, **knobs).check()
+        Options(**FILES, **fields).check()
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "fields",
     [
         {"unit": "word", "word_pooling": "first"},
         {"unit": "sentence", "sentence_pooling": "pooler"},
@@ -206,8 +208,8 @@ def test_units_that_cannot_be_are_refused(knobs: dict[str, Any], message: str) -
         {"unit": "word", "long_text": "window", "layer_pooling": "concat"},
     ],
 )
-def test_units_that_go_together(knobs: dict[str, Any]) -> None:
-    Options(**FILES, **knobs).check()
+def test_units_that_go_together(fields: dict[str, Any]) -> None:
+    Options(**FILES, **fields).check()
 
 
 # ------------------------------------------------------------------ what Python gives
@@ -236,7 +238,7 @@ def test_a_path_may_be_a_path_and_a_number_numpys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("fields", "message"),
     [
         ({"max_seq_length": "64"}, "max_seq_length must be a whole number; found '64'"),
         ({"max_seq_length": 64.0}, "max_seq_length must be a whole number; found 64.0"),
@@ -255,9 +257,9 @@ def test_a_path_may_be_a_path_and_a_number_numpys() -> None:
         ({"unit": 3}, "unit must be a str; found 3 .int."),
     ],
 )
-def test_what_no_flag_could_be_is_named(knobs: dict[str, Any], message: str) -> None:
+def test_what_no_flag_could_be_is_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionsError, match=message):
-        Options(**{"model_dir": "m", **knobs}).check()
+        Options(**{"model_dir": "m", **fields}).check()
 
 
 def test_what_no_flag_of_a_job_could_be_is_named() -> None:

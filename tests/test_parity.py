@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_checkpoints import Weights, read_tf1_checkpoint
-from nasty_text import nasty_lines
-from reference_model import run_bert
-from reference_tokenizer import laid_out, read_line, tokens
-from running import flags_for, options_for, real_lines, run_command, write_random_model
 
 from bert_extract import FeatureExtractor, Record
+from support.make_checkpoints import Weights, read_tf1_checkpoint
+from support.nasty_text import nasty_lines
+from support.reference_model import run_bert
+from support.reference_tokenizer import laid_out, read_line, tokens
+from support.running import (
+    flags_for,
+    options_for,
+    real_lines,
+    run_command,
+    write_random_model,
+)
 
 GOLDEN: dict[str, dict[str, Any]] = {
     "expected_default.jsonl": {"layers": "-1,-2,-3,-4"},

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nasty_text import nasty_lines
-from running import options_for
 
-from bert_extract import Job, NotFiniteError, batching, entries
+from bert_extract import Job, NotFiniteError
 from bert_extract.engine import Engine
-from bert_extract.examples import Example
+from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
+from bert_extract.output import record_builder
+from bert_extract.output.json_lines import JsonFormatter, Record
 from bert_extract.progress import Summary
-from bert_extract.records import JsonFormatter, Record
+from bert_extract.text.examples import Example
+from support.nasty_text import nasty_lines
+from support.running import options_for
 
 WINDOW = {"long_text": "window", "max_seq_length": 9, "doc_stride": 3, "layers": "-1"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -52,9 +54,9 @@ class Runner:
             self._engines[kind] = Engine(options_for(self._model_dir, **KINDS[kind]))
         return self._engines[kind]
 
-    def run(self, kind: str | Engine, name: str, **knobs: Any) -> Path:
+    def run(self, kind: str | Engine, name: str, **options: Any) -> Path:
         output = self._folder / name
-        job = Job(input_file=str(self._input_file), output_file=str(output), **knobs)
+        job = Job(input_file=str(self._input_file), output_file=str(output), **options)
         run_job(self.engine(kind) if isinstance(kind, str) else kind, job, [])
         return output
 
@@ -77,8 +79,8 @@ def test_batches_and_threads_change_no_byte(
     runner: Runner, tiny_bert: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = runner.whole(kind)
-    knobs = {**KINDS[kind], "batch_size": 2, "num_threads": 5}
-    other = Engine(options_for(tiny_bert, **knobs))
+    options = {**KINDS[kind], "batch_size": 2, "num_threads": 5}
+    other = Engine(options_for(tiny_bert, **options))
     # Pipeline windows of a few groups, too.
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 20)
     assert runner.run(other, f"{kind}.other.jsonl").read_bytes() == whole
@@ -109,9 +111,12 @@ def test_a_run_goes_on_wherever_it_was_stopped(
         run_groups = Engine.run
 
         def stopping(
-            *args: Any, number: int = number, run_groups: Any = run_groups, **knobs: Any
+            *args: Any,
+            number: int = number,
+            run_groups: Any = run_groups,
+            **options: Any,
         ) -> Iterator[Any]:
-            for taken, group in enumerate(run_groups(*args, **knobs)):
+            for taken, group in enumerate(run_groups(*args, **options)):
                 if taken == number:
                     raise Stop
                 yield group
@@ -145,7 +150,7 @@ def test_a_part_that_fails_ends_the_run(
 ) -> None:
     """The parts behind it wait for what it would have handed on."""
     num_made = 0
-    make = entries.EntryMaker.to_record
+    make = record_builder.RecordBuilder.to_record
 
     def failing(*args: Any) -> Record:
         nonlocal num_made
@@ -154,7 +159,7 @@ def test_a_part_that_fails_ends_the_run(
             raise NotFiniteError("here")
         return make(*args)
 
-    monkeypatch.setattr(entries.EntryMaker, "to_record", failing)
+    monkeypatch.setattr(record_builder.RecordBuilder, "to_record", failing)
     tiny = runner.engine(kind)
     tiny.load()
     groups = tiny.run([long_line("unaffable " * 900)], list, Summary())

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import (
+
+from bert_extract import Job, Options, OptionsError, OutputError
+from bert_extract.engine import Engine
+from bert_extract.inputs import batching
+from bert_extract.jobs import run_job
+from bert_extract.output import append_file
+from bert_extract.progress import Summary
+from support.job_runs import (
     TIME_LIMIT,
     Command,
     content_digest,
@@ -24,19 +31,7 @@ from job_runs import (
     summary_of,
     write_input,
 )
-from running import options_for
-
-from bert_extract import (
-    Job,
-    Options,
-    OptionsError,
-    OutputError,
-    appending,
-    batching,
-)
-from bert_extract.engine import Engine
-from bert_extract.jobs import run_job
-from bert_extract.progress import Summary
+from support.running import options_for
 
 NUM_LINES = 3000
 STARTED_LATE = 60.0  # a busy machine may need so many seconds to begin
@@ -52,18 +47,20 @@ def engine(options: Options) -> Engine:
     return Engine(options)
 
 
-def run(engine: Engine, **knobs: Any) -> Summary:
+def run(engine: Engine, **fields: Any) -> Summary:
     """Does a job in this process."""
     summaries: list[Summary] = []
     run_job(
-        engine, Job(**{name: _text(knob) for name, knob in knobs.items()}), summaries
+        engine,
+        Job(**{name: _text(option) for name, option in fields.items()}),
+        summaries,
     )
     (summary,) = summaries
     return summary
 
 
-def _text(knob: Any) -> Any:
-    return str(knob) if isinstance(knob, Path) else knob
+def _text(option: Any) -> Any:
+    return str(option) if isinstance(option, Path) else option
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Files:
     def partial(self) -> Path:
         return Path(f"{self.output_file}.partial")
 
-    def knobs(self, **others: Any) -> dict[str, Any]:
+    def fields(self, **others: Any) -> dict[str, Any]:
         return {
             "input_file": self.input_file,
             "output_file": self.output_file,
@@ -115,16 +112,16 @@ def test_a_bad_line_in_the_middle_keeps_what_came_before(
         writer.write(b"\xff" * len(broken))
     os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
     with pytest.raises(Exception, match=f"line {bad_line + 1} is not UTF-8"):
-        run(engine, **files.knobs())
+        run(engine, **files.fields())
     assert not files.output_file.exists()
     files.input_file.write_bytes(b"\n".join(lines))
     # As if it had been repaired without anyone noticing: same size, same time.
     os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
-    summary = run(engine, **files.knobs(resume=True))
+    summary = run(engine, **files.fields(resume=True))
     # Whole groups of records, so that members of .gz are cut where they always are.
     assert summary.resumed_lines == bad_line // 8 * 8
     resumed = content_digest(files.output_file)
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     assert content_digest(files.output_file) == resumed
 
 
@@ -145,10 +142,10 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
     options: Options, tmp_path: Path
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 50), tmp_path / "out.jsonl")
-    run(Engine(options), **files.knobs(resume=True))
+    run(Engine(options), **files.fields(resume=True))
     before = files.output_file.stat()
     engine = Engine(options)
-    summary = run(engine, **files.knobs(resume=True))
+    summary = run(engine, **files.fields(resume=True))
     assert not engine._graphs
     assert (summary.resumed_lines, summary.num_lines, summary.error) == (50, 0, None)
     assert summary.output_bytes == before.st_size
@@ -157,7 +154,7 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"),
+    ("option", "value"),
     [
         ("do_lower_case", False),
         ("layers", "-2"),
@@ -166,13 +163,15 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
     ],
 )
 def test_what_changes_the_bytes_is_in_the_fingerprint(
-    options: Options, engine: Engine, tmp_path: Path, knob: str, value: Any
+    options: Options, engine: Engine, tmp_path: Path, option: str, value: Any
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.knobs())
-    other = Engine(Options(**{**vars_of(options), knob: value}))
-    with pytest.raises(OutputError, match=f"made by a different run:\n  --{knob} was "):
-        run(other, **files.knobs(resume=True))
+    run(engine, **files.fields())
+    other = Engine(Options(**{**vars_of(options), option: value}))
+    with pytest.raises(
+        OutputError, match=f"made by a different run:\n  --{option} was "
+    ):
+        run(other, **files.fields(resume=True))
 
 
 def vars_of(options: Options) -> dict[str, Any]:
@@ -183,34 +182,34 @@ def test_what_does_not_change_the_bytes_is_not_in_the_fingerprint(
     options: Options, engine: Engine, tmp_path: Path
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     other = Engine(Options(**{**vars_of(options), "batch_size": 3, "num_threads": 1}))
-    assert run(other, **files.knobs(resume=True)).resumed_lines == 5
+    assert run(other, **files.fields(resume=True)).resumed_lines == 5
 
 
 def test_an_input_that_changed_is_refused(engine: Engine, tmp_path: Path) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     os.utime(files.input_file, ns=(1, 1))
     with pytest.raises(
         OutputError, match=f"\n  the input {files.input_file} was last "
     ):
-        run(engine, **files.knobs(resume=True))
+        run(engine, **files.fields(resume=True))
     with pytest.raises(OutputError, match="\n  --errors was strict, and is now ignore"):
-        run(engine, **files.knobs(resume=True, errors="ignore"))
+        run(engine, **files.fields(resume=True, errors="ignore"))
 
 
-@pytest.mark.parametrize("knob", ["resume", "shard"])
+@pytest.mark.parametrize("option", ["resume", "shard"])
 def test_pipes_are_not_cut_and_not_read_twice(
-    engine: Engine, tmp_path: Path, knob: str
+    engine: Engine, tmp_path: Path, option: str
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
     files = Files(tmp_path / "fifo", tmp_path / "out.jsonl")
-    value: Any = True if knob == "resume" else "0/2"
-    with pytest.raises(OptionsError, match=f"--{knob}: .*fifo is not a regular file"):
-        run(engine, **files.knobs(**{knob: value}))
-    with pytest.raises(OptionsError, match=f"--{knob}"):
-        run(engine, input_file="-", output_file="x", **{knob: value})
+    value: Any = True if option == "resume" else "0/2"
+    with pytest.raises(OptionsError, match=f"--{option}: .*fifo is not a regular file"):
+        run(engine, **files.fields(**{option: value}))
+    with pytest.raises(OptionsError, match=f"--{option}"):
+        run(engine, input_file="-", output_file="x", **{option: value})
 
 
 def test_nothing_is_left_of_a_run_that_failed_before_its_first_record(
@@ -238,15 +237,15 @@ def test_a_damaged_partial_file_is_computed_again_from_there(
     engine: Engine, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     whole = content_digest(files.output_file)
     files.output_file.unlink()
     stop_at(monkeypatch, "rename", stop)
     with pytest.raises(Stop):
-        run(engine, **files.knobs())
-    monkeypatch.setattr(appending, "crash_point", lambda name: None)
+        run(engine, **files.fields())
+    monkeypatch.setattr(append_file, "crash_point", lambda name: None)
     flip_bit(files.partial, 0.6)
-    summary = run(engine, **files.knobs(resume=True))
+    summary = run(engine, **files.fields(resume=True))
     assert 1000 < summary.resumed_lines < 2000
     assert summary.resumed_lines + summary.num_lines == NUM_LINES
     assert content_digest(files.output_file) == whole
@@ -267,7 +266,7 @@ def stop_at(
             has_passed.append(name)
             act()
 
-    monkeypatch.setattr(appending, "crash_point", crash_point)
+    monkeypatch.setattr(append_file, "crash_point", crash_point)
 
 
 @pytest.mark.parametrize("name", ["out.h5", "out.parquet"])
@@ -283,11 +282,11 @@ def test_damage_that_is_found_when_the_output_is_made_is_mended_by_resume(
     message = r"is not what was written.*Give the same command with --resume"
     with pytest.raises(OutputError, match=message):
         run_job(engine, job, summaries)
-    summary = run(engine, **files.knobs(resume=True))
+    summary = run(engine, **files.fields(resume=True))
     assert summary.resumed_lines == summaries[0].resumable_lines
     assert 500 < summary.resumed_lines < 1500
     resumed = content_digest(files.output_file)
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     assert content_digest(files.output_file) == resumed
 
 
@@ -325,7 +324,7 @@ def test_a_signal_stops_in_order_and_says_how_to_go_on(
     command = Command(tiny_bert)
     files = Files(write_input(tmp_path / "in.txt", 60_000), tmp_path / "out.jsonl")
     summary_file = tmp_path / "summary.json"
-    flags = files.knobs(resume=True, summary_file=summary_file)
+    flags = files.fields(resume=True, summary_file=summary_file)
     num_kept = 0
     for number in (signal.SIGTERM, signal.SIGINT):
         size = size_of(files.partial)
@@ -364,7 +363,7 @@ def test_a_signal_while_loading_ends_at_once_and_leaves_nothing(
     files = Files(write_input(tmp_path / "in.txt", 10), folder / "out.jsonl")
     summary_file = tmp_path / "summary.json"
     command = Command(tiny_bert)
-    flags = files.knobs(summary_file=summary_file)
+    flags = files.fields(summary_file=summary_file)
     with started(command.start(**flags)) as process:
         # TensorFlow's library is mapped: the import has begun.
         maps = Path(f"/proc/{process.pid}/maps")
@@ -385,7 +384,7 @@ def test_who_ignores_a_signal_is_not_stopped_by_it(
     files = Files(write_input(tmp_path / "in.txt", 20_000), tmp_path / "out.jsonl")
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = Command(tiny_bert).start(**files.knobs())
+        process = Command(tiny_bert).start(**files.fields())
     finally:
         signal.signal(signal.SIGINT, previous)
     with started(process):
@@ -407,7 +406,7 @@ def test_a_second_signal_ends_at_once(
     files = Files(write_input(tmp_path / "in.txt", 60_000), tmp_path / "out.jsonl")
     summary_file = tmp_path / "summary.json"
     crash = {"name": "suspend", "number": 1, "hangs": True}
-    flags = files.knobs(summary_file=summary_file)
+    flags = files.fields(summary_file=summary_file)
     with started(command.start(crash=crash, **flags)) as process:
         wait_for(lambda: size_of(files.partial) > 0)
         process.send_signal(signal.SIGTERM)
@@ -543,7 +542,7 @@ def test_a_disk_that_vanishes(
     with mounted_image(tmp_path) as mount:
         disk = mount()
         files = Files(input_file, disk / "out.jsonl")
-        with started(command.start(**files.knobs())) as process:
+        with started(command.start(**files.fields())) as process:
             wait_for(lambda: size_of(files.partial) > 8 << 20)
             vanish(disk)
             start = time.monotonic()
@@ -562,7 +561,7 @@ def test_a_disk_that_vanishes(
         assert os.listdir(disk) == []  # nothing was written beside the disk
         mount()
         summary_file = tmp_path / "summary.json"
-        completed = command.run(**files.knobs(resume=True, summary_file=summary_file))
+        completed = command.run(**files.fields(resume=True, summary_file=summary_file))
         assert completed.returncode == 0, completed.stderr
         assert summary_of(summary_file)["resumed_lines"] > 1000
         whole = tmp_path / "whole.jsonl"
@@ -575,16 +574,16 @@ def test_a_disk_that_vanishes(
 
 def test_a_file_size_limit(engine: Engine, files: Files) -> None:
     """Where no file system can be mounted; Python ignores SIGXFSZ."""
-    run(engine, **files.knobs())
+    run(engine, **files.fields())
     whole = content_digest(files.output_file)
     before = files.output_file.read_bytes()
     with (
         file_size_limit(len(before) // 2),
         pytest.raises(OutputError, match="File too large"),
     ):
-        run(engine, **files.knobs())
+        run(engine, **files.fields())
     assert files.output_file.read_bytes() == before  # the old one
-    summary = run(engine, **files.knobs(resume=True))
+    summary = run(engine, **files.fields(resume=True))
     assert 0 < summary.resumed_lines < NUM_LINES
     assert content_digest(files.output_file) == whole
 
@@ -614,24 +613,24 @@ def test_a_disk_that_fills_up_when_the_output_is_made_of_its_parts(
     (tmp_path / "out").mkdir()
     files = Files(write_input(tmp_path / "in.txt", 1000), tmp_path / "out" / name)
     with monkeypatch.context() as patch:
-        patch.setattr(appending, "crash_point", stop)
+        patch.setattr(append_file, "crash_point", stop)
         with pytest.raises(Stop):
-            run(engine, **files.knobs())
+            run(engine, **files.fields())
     partial_size = files.partial.stat().st_size
-    assert run(engine, **files.knobs(resume=True)).resumed_lines == 1000
+    assert run(engine, **files.fields(resume=True)).resumed_lines == 1000
     whole = content_digest(files.output_file)
     final_size = files.output_file.stat().st_size
     with small_disk(tmp_path) as disk:
         on_disk = Files(files.input_file, disk / name)
-        # So much room that the spool is whole, and half of the output is not.
+        # So much room that every frame is there, and half of the output is not.
         other = disk / "other"
         other.write_bytes(b"x" * ((8 << 20) - partial_size - final_size // 2))
         with pytest.raises(OutputError, match=rf"{name}: .*No space left.*make room"):
-            run(engine, **on_disk.knobs())
+            run(engine, **on_disk.fields())
         names = [f"{name}.partial", f"{name}.partial.run.json", "other"]
         assert sorted(os.listdir(disk)) == sorted(names)
         other.unlink()
-        summary = run(engine, **on_disk.knobs(resume=True))
+        summary = run(engine, **on_disk.fields(resume=True))
         assert (summary.resumed_lines, summary.num_lines) == (1000, 0)
         assert summary.output_bytes == on_disk.output_file.stat().st_size
         assert sorted(os.listdir(disk)) == [name, f"{name}.run.json"]

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_checkpoints import read_tf1_checkpoint
-from reference_model import run_bert
-from running import REPOSITORY, TIMEOUT, files_of
 
 import bert_extract
 from bert_extract.cli import make_flags
 from bert_extract.options import Job, Options
+from support.make_checkpoints import read_tf1_checkpoint
+from support.reference_model import run_bert
+from support.running import REPOSITORY, TIMEOUT, files_of
 
 SAMPLE_DATA = REPOSITORY / "sample_data"
 FLAGFILES = sorted(REPOSITORY.glob("configs/*.flags"))
@@ -51,9 +51,12 @@ def clone(tmp_path: Path) -> Path:
     """What the scripts look at before they install, and a bin/ for the PATH."""
     root = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "scripts", root / "scripts")
-    (root / "bert_extract").mkdir()
-    kernels = ("bert_extract/_json_kernel.c", "bert_extract/_crc_kernel.c")
-    for name in ("pyproject.toml", "setup.py", *kernels):
+    (root / "bert_extract" / "output").mkdir(parents=True)
+    kernels = (
+        "bert_extract/output/_json_kernel.c",
+        "bert_extract/output/_crc_kernel.c",
+    )
+    for name in ("pyproject.toml", *kernels):
         shutil.copy(REPOSITORY / name, root / name)
     bin_dir = root / "bin"
     bin_dir.mkdir()

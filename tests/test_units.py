@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
-from nasty_text import nasty_lines
 from numpy.typing import NDArray
-from running import options_for, write_random_model
 
 from bert_extract import CheckpointError, FeatureExtractor, Record
-from bert_extract.checkpoint import load_weights
-from bert_extract.config import BertConfig
+from bert_extract.checkpoints.loading import load_weights
 from bert_extract.engine import Engine
-from bert_extract.examples import parse_line
+from bert_extract.model.config import BertConfig
+from bert_extract.output.json_lines import JsonFormatter
 from bert_extract.progress import Summary
-from bert_extract.records import JsonFormatter
-from bert_extract.tokenization import Tokenizer
-from bert_extract.vocab import Vocab
+from bert_extract.text.examples import parse_line
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import Vocab
+from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
+from support.nasty_text import nasty_lines
+from support.running import options_for, write_random_model
 
 # What the original's tokenizer sees as whitespace.
 SPACES = " \t\n\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
@@ -55,11 +55,11 @@ class Runs:
         self._lines = lines
         self._records = functools.cache(self._run)
 
-    def __call__(self, **knobs: Any) -> list[Record]:
-        return self._records(tuple(sorted({"layers": "-1,0", **knobs}.items())))
+    def __call__(self, **settings: Any) -> list[Record]:
+        return self._records(tuple(sorted({"layers": "-1,0", **settings}.items())))
 
-    def _run(self, knobs: tuple[tuple[str, Any], ...]) -> list[Record]:
-        options = options_for(self._tiny_bert, **dict(knobs))
+    def _run(self, settings: tuple[tuple[str, Any], ...]) -> list[Record]:
+        options = options_for(self._tiny_bert, **dict(settings))
         return list(FeatureExtractor(options).extract(self._lines))
 
 
@@ -165,8 +165,8 @@ def test_sentences_are_pooled_wordpieces(
     runs: Runs, window: dict[str, Any], pooling: str
 ) -> None:
     wordpieces = runs(offsets=True, **window)
-    knobs = {"unit": "sentence", "sentence_pooling": pooling, "offsets": True}
-    for pieces, record in zip(wordpieces, runs(**knobs, **window), strict=True):
+    settings = {"unit": "sentence", "sentence_pooling": pooling, "offsets": True}
+    for pieces, record in zip(wordpieces, runs(**settings, **window), strict=True):
         rows = real_rows(pieces)
         assert record.tokens == (f"[{pooling.upper()}]",)
         assert pieces.offsets is not None
@@ -198,8 +198,8 @@ def test_layers_are_mixed_before_wordpieces(
     runs: Runs, unit: str, pooling: str
 ) -> None:
     each = runs(layers="-1,0,-3", offsets=True, **WINDOWS[1])
-    knobs = {"layers": "-1,0,-3", "layer_pooling": pooling, "unit": unit}
-    for pieces, record in zip(each, runs(**knobs, **WINDOWS[1]), strict=True):
+    settings = {"layers": "-1,0,-3", "layer_pooling": pooling, "unit": unit}
+    for pieces, record in zip(each, runs(**settings, **WINDOWS[1]), strict=True):
         a, b, c = pieces.layers
         mixed = {
             "sum": a + b + c,
@@ -349,7 +349,7 @@ def test_a_checkpoint_without_a_pooler_will_do_for_all_else(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("knobs", "counts"),
+    ("settings", "counts"),
     [
         # Two words are no token's, and "wet" is cut between its wordpieces.
         ({"max_seq_length": 6}, {"words_without_vector": 5, "words_cut": 1}),
@@ -361,16 +361,16 @@ def test_a_checkpoint_without_a_pooler_will_do_for_all_else(tmp_path: Path) -> N
     ],
 )
 def test_words_without_a_vector_are_counted(
-    tiny_bert: Path, knobs: dict[str, Any], counts: dict[str, int]
+    tiny_bert: Path, settings: dict[str, Any], counts: dict[str, int]
 ) -> None:
-    tiny = Engine(options_for(tiny_bert, unit="word", **knobs))
+    tiny = Engine(options_for(tiny_bert, unit="word", **settings))
     tiny.load()
     summary = Summary()
     line = "the \x01 river \u200b unaffable bank was ?"
     list(tiny.run([parse_line(line, 0)], list, summary))
     assert {name: getattr(summary, f"num_{name}") for name in counts} == counts
     assert summary.num_lines == 1
-    assert summary.num_windowed == ("long_text" in knobs)
+    assert summary.num_windowed == ("long_text" in settings)
     assert summary.num_truncated == (counts["words_without_vector"] == 5)
 
 

@@ -1,0 +1,166 @@
+"""Features -> Batch: windows sorted by length; the only place that pads.
+
+Lines of one padded length share a batch, and the padded length is a function of the
+line's own length: so what the model computes for a line does not depend on which
+other lines stand near it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import BertExtractError
+from bert_extract.inputs.features import Features
+
+# A group ends with a line when it has so many parts (a line is one part, if it is not
+# long), and within a long line when it has twice as many, or so many entries. So
+# groups, and what is made of them (the members of a compressed file), depend on nothing
+# but the lines; and after a group that ends with a line it is as if the input began
+# there.
+GROUP_SIZE = 8
+_MAX_GROUP_SIZE = 2 * GROUP_SIZE
+_MAX_GROUP_ENTRIES = 4096
+# The share of a full window from which on a last one is divided.
+_LEAST_DIVIDED = 1 / 8
+# Blank lines are two tokens each: a window of tokens alone could hold too many lines.
+_MAX_WINDOW_LINES = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the model gets: lines of one padded length."""
+
+    input_ids: NDArray[np.int32]  # [batch_size, seq_length]
+    input_mask: NDArray[np.int32]  # [batch_size, seq_length], 1 for a token
+    token_type_ids: NDArray[np.int32]  # [batch_size, seq_length]
+
+
+def padded_length(num_tokens: int, multiple: int = 1) -> int:
+    """The length to which a line is padded: a function of its own length alone.
+
+    Short lines are not padded at all. Longer ones are rounded up to a multiple of 2
+    (above 20), 4 (above 40), 8 (above 80) or 16 (above 160), on average 1 to 3 % more
+    on real text, so that a window holds enough lines of each length to fill batches:
+    a batch of its own costs as much as 10 to 60 tokens of padding.
+
+    Args:
+      num_tokens: the line's length in tokens.
+      multiple: what the device wants lengths to be a multiple of.
+    """
+    for above, step in ((160, 16), (80, 8), (40, 4), (20, 2)):
+        if num_tokens > above:
+            multiple = max(multiple, step)
+            break
+    return -(-num_tokens // multiple) * multiple
+
+
+def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
+    """Cuts a stream into groups of consecutive parts, which are encoded together.
+
+    If a line cannot be read, the groups before it that are whole are still given, and
+    then the error is raised.
+    """
+    group: list[Features] = []
+    num_entries = 0
+    for part in features:
+        group.append(part)
+        num_entries += part.size
+        is_full = len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE)
+        if is_full or (num_entries >= _MAX_GROUP_ENTRIES and not part.is_last):
+            yield group
+            group, num_entries = [], 0
+    if group:
+        yield group
+
+
+def windows(
+    features: Iterable[Features], max_tokens: int
+) -> Iterator[list[list[Features]]]:
+    """Cuts a stream into windows of whole groups, in order.
+
+    A window has about `max_tokens` tokens. The first has half of them, and the last is
+    divided, three quarters and one: what is written when all is computed is what nobody
+    can do meanwhile. An entry for which the model computes nothing counts like a token:
+    its zeros have to be written, too.
+
+    If a line cannot be read, what came before in whole groups is still given, and then
+    the error is raised.
+    """
+    window: list[list[Features]] = []
+    num_tokens = num_parts = 0
+    most = max_tokens // 2
+    try:
+        for group in groups(features):
+            window.append(group)
+            num_tokens += sum(part.size for part in group)
+            num_parts += len(group)
+            if num_tokens >= most or num_parts >= _MAX_WINDOW_LINES:
+                yield window
+                window, num_tokens, num_parts = [], 0, 0
+                most = max_tokens
+    except BertExtractError:
+        if window:
+            yield window
+        raise
+    if num_tokens >= max_tokens * _LEAST_DIVIDED and len(window) > 1:
+        end = _first_groups(window, num_tokens * 3 // 4)
+        yield window[:end]
+        window = window[end:]
+    if window:
+        yield window
+
+
+def _first_groups(window: Sequence[Sequence[Features]], num_tokens: int) -> int:
+    """How many groups it takes to have so many tokens; never all of them."""
+    sizes = [sum(part.size for part in group) for group in window]
+    num_groups = 1 + sum(before < num_tokens for before in accumulate(sizes))
+    return min(num_groups, len(window) - 1)
+
+
+def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
+    """Puts the lines of a window into batches, the ones with longest lines first.
+
+    Args:
+      padded_lengths: the padded length of each line; 0 for what has no tokens, which
+        is in no batch.
+      max_slots: the most rows x padded length of one batch; a line that is longer
+        alone makes a batch of its own.
+
+    Returns:
+      For each batch the places of its lines in the window.
+    """
+    places_by_length: dict[int, list[int]] = {}
+    for place, length in enumerate(padded_lengths):
+        if length:
+            places_by_length.setdefault(length, []).append(place)
+    batches = []
+    for length in sorted(places_by_length, reverse=True):
+        places = places_by_length[length]
+        most = max(1, max_slots // length)
+        batches += [places[i : i + most] for i in range(0, len(places), most)]
+    return batches
+
+
+def to_batch(lines: Sequence[Features], seq_length: int) -> Batch:
+    """Pads lines to one length.
+
+    Args:
+      lines: each with at most `seq_length` tokens.
+      seq_length: the padded length.
+
+    Returns:
+      int32 [len(lines), seq_length] three times.
+    """
+    shape = (len(lines), seq_length)
+    input_ids = np.zeros(shape, np.int32)
+    input_mask = np.zeros(shape, np.int32)
+    token_type_ids = np.zeros(shape, np.int32)
+    for row, line in enumerate(lines):
+        num_tokens = len(line.input_ids)
+        input_ids[row, :num_tokens] = line.input_ids
+        input_mask[row, :num_tokens] = 1
+        token_type_ids[row, :num_tokens] = line.token_type_ids
+    return Batch(input_ids, input_mask, token_type_ids)

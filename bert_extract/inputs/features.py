@@ -1,0 +1,213 @@
+"""Example -> Features: wordpiece ids, special tokens, segment ids. No padding.
+
+single  [CLS] the dog is hairy . [SEP]
+         0    0   0   0  0     0  0
+pair    [CLS] is this jack ##son ? [SEP] no it is not [SEP]
+         0    0  0    0    0     0  0    1  1  1  1   1
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import OptionsError
+from bert_extract.model.pooling import PoolingState
+from bert_extract.text.examples import Example
+from bert_extract.text.long_lines import Text
+from bert_extract.tokenization.tokenizer import Tokenizer
+from bert_extract.tokenization.vocab import Vocab
+
+# Characters from which on a text is only cut as far as it matters. Cutting all of it
+# takes 80 times its size in memory and half a second a megabyte.
+MAX_CHARS_CUT_AT_ONCE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words that a part of a line gives."""
+
+    tokens: tuple[str, ...]  # as they stand in the line
+    texts: tuple[str, ...] | None  # "a" or "b" for each word of a pair
+    # Positions in input_ids, from which on to which: of each word, and of the one that
+    # goes on in the next part, if there is one.
+    ranges: NDArray[np.int64]  # [num_words, 2], or [num_words + 1, 2]
+    first_word_continues: bool = False  # the first one began in the part before
+    last_word_continues: bool = False  # the last one goes on in the next part
+    num_without_vector: int = 0  # words of which the model saw nothing
+    num_cut: int = 0  # words of which the model saw only the beginning
+
+
+@dataclass(frozen=True, slots=True)
+class LinePart:
+    """What a model input gives, where that is not each of its tokens, and no more."""
+
+    is_first: bool = True  # the line's record begins with it
+    is_last: bool = True  # the line's record ends with it
+    position: int = 0  # entries of the line in the parts before it
+    is_windowed: bool = False  # the line took more than one window
+    num_entries: int = 0
+    # The tokens of input_ids that are meant, [CLS] and [SEP] included where they are.
+    taken: tuple[int, int] | None = None  # from which on to which; None: all
+    words: Words | None = None
+    # Of each entry: characters of the line as it stands in the file; -1: nothing there.
+    offsets: NDArray[np.int64] | None = None  # [num_entries, 2]
+    carry: PoolingState | None = None  # what the parts of the line hand on
+    turn: int = 0  # of this part in the carry
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One example, or a part of a long one, as the model takes it, but for padding.
+
+    A part may give entries, and have no token for the model: those are zeros.
+    """
+
+    unique_id: int
+    input_ids: NDArray[np.int32]  # [num_tokens], [CLS] .. [SEP] (.. [SEP])
+    token_type_ids: NDArray[np.int32]  # [num_tokens], 0 up to the first [SEP], then 1
+    is_truncated: bool  # wordpieces were left out to keep to max_seq_length
+    is_pair: bool  # text_b gave wordpieces, even if truncation left none of them
+    # None: each token is an entry, and they are the record.
+    part: LinePart | None = None
+    line: str | None = None  # the line's text, if it was asked for
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the line ends with it."""
+        return self.part is None or self.part.is_last
+
+    @property
+    def size(self) -> int:
+        """Tokens or entries, whichever are more: what it takes to go through all."""
+        if self.part is None:
+            return len(self.input_ids)
+        return max(len(self.input_ids), self.part.num_entries)
+
+
+def to_features(
+    examples: Sequence[Example], tokenizer: Tokenizer, max_seq_length: int
+) -> list[Features]:
+    """Cuts the texts of all examples in one call and lays them out as upstream does.
+
+    Args:
+        examples: any number of them; some hundreds at once are fastest.
+        tokenizer: cuts their texts.
+        max_seq_length: the most tokens of an example, special ones included.
+
+    Returns:
+        One Features an example, in order.
+
+    Raises:
+        OptionsError: max_seq_length has no room for [CLS] and [SEP], or for the
+            second [SEP] of a pair among the examples.
+    """
+    if max_seq_length < 2:
+        raise OptionsError(
+            f"max_seq_length is {max_seq_length}: expected 2 or more, since [CLS] and "
+            "[SEP] take two places."
+        )
+    texts = [example.text_a for example in examples]
+    texts += [example.text_b for example in examples if example.text_b is not None]
+    wordpieces = iter(_tokenize(texts, tokenizer, max_seq_length))
+    wordpieces_a = [next(wordpieces) for _ in examples]
+    nothing = np.empty(0, np.int32)
+    return [
+        lay_out(
+            example.unique_id,
+            ids_a,
+            nothing if example.text_b is None else next(wordpieces),
+            tokenizer.vocab,
+            max_seq_length,
+        )
+        for example, ids_a in zip(examples, wordpieces_a, strict=True)
+    ]
+
+
+def _tokenize(
+    texts: Sequence[Text], tokenizer: Tokenizer, max_num_wordpieces: int
+) -> list[NDArray[np.int32]]:
+    """Cuts each text: the whole of it, or so much that the rest makes no difference."""
+    short_texts = iter(
+        tokenizer.tokenize(
+            [str(text) for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
+        )
+    )
+    return [
+        next(short_texts)
+        if len(text) <= MAX_CHARS_CUT_AT_ONCE
+        else tokenizer.tokenize_start(text, max_num_wordpieces)
+        for text in texts
+    ]
+
+
+def truncated_pair_lengths(
+    num_a: int, num_b: int, max_num_tokens: int
+) -> tuple[int, int]:
+    """Where upstream's loop ends that drops from the longer text, from b on a tie.
+
+    (5, 2), 4 -> (2, 2);  (5, 1), 4 -> (3, 1);  (9, 9), 5 -> (3, 2)
+    """
+    if num_a + num_b <= max_num_tokens:
+        return num_a, num_b
+    half_rounded_up = max_num_tokens - max_num_tokens // 2
+    num_a = min(num_a, max(max_num_tokens - num_b, half_rounded_up))
+    return num_a, max_num_tokens - num_a
+
+
+def kept_lengths(
+    unique_id: int, num_a: int, num_b: int, max_seq_length: int
+) -> tuple[int, int]:
+    """How many wordpieces of text_a and of text_b the model sees.
+
+    Raises:
+        OptionsError: max_seq_length has no room for the second [SEP] of a pair.
+    """
+    # A text_b without a wordpiece counts as no text_b: upstream asks `if tokens_b`.
+    if not num_b:
+        return min(num_a, max_seq_length - 2), 0
+    if max_seq_length < 3:
+        raise OptionsError(
+            f"max_seq_length is {max_seq_length}, but record {unique_id} of the "
+            "input is a pair: expected 3 or more, since [CLS] and two [SEP] take "
+            "three places."
+        )
+    return truncated_pair_lengths(num_a, num_b, max_seq_length - 3)
+
+
+def lay_out(
+    unique_id: int,
+    ids_a: NDArray[np.int32],
+    ids_b: NDArray[np.int32],
+    vocab: Vocab,
+    max_seq_length: int,
+) -> Features:
+    """Puts an example's wordpieces, as many as there is room for, between [CLS], [SEP].
+
+    Args:
+        unique_id: the example's.
+        ids_a: int32 [num_wordpieces] of text_a.
+        ids_b: int32 [num_wordpieces] of text_b; empty if there is none.
+        vocab: knows the ids of [CLS] and [SEP].
+        max_seq_length: the most tokens.
+
+    Raises:
+        OptionsError: max_seq_length has no room for the second [SEP] of a pair.
+    """
+    num_a, num_b = kept_lengths(unique_id, len(ids_a), len(ids_b), max_seq_length)
+    # A text_b that truncation emptied gets no [SEP], though its place was kept free.
+    num_tokens = num_a + 2 + (num_b + 1 if num_b else 0)
+    input_ids = np.empty(num_tokens, np.int32)
+    token_type_ids = np.zeros(num_tokens, np.int32)
+    input_ids[0] = vocab.cls_id
+    input_ids[1 : num_a + 1] = ids_a[:num_a]
+    input_ids[num_a + 1] = vocab.sep_id
+    if num_b:
+        input_ids[num_a + 2 : -1] = ids_b[:num_b]
+        input_ids[-1] = vocab.sep_id
+        token_type_ids[num_a + 2 :] = 1
+    is_truncated = num_a + num_b < len(ids_a) + len(ids_b)
+    return Features(
+        unique_id, input_ids, token_type_ids, is_truncated, is_pair=len(ids_b) > 0
+    )

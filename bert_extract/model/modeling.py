@@ -1,0 +1,319 @@
+"""Batch -> embeddings and encoder layers: the mathematics of BERT, and nothing else.
+
+Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers for Language
+Understanding" (2018), and Vaswani et al., "Attention Is All You Need" (2017), in the
+details as the original's `modeling.py` has them.
+
+    B batch_size   S seq_length   H hidden_size   N attention heads   D head size
+    R rows of a dense product: B * S, and as many of zeros as `arithmetic` asks for
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from bert_extract.model.arithmetic import Arithmetic, RowRule
+from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig
+from bert_extract.options import EMBEDDINGS, POOLER
+
+# What the original adds to the scores of padding. Not -inf: a row without any token
+# must not become NaN.
+_MASKED = -10000.0
+# The pooler's product has a row a line, so the fewest rows of all products. Of so many
+# rows or more, every kind of kernel gives a row the same bits.
+_MIN_POOLER_ROWS = 128
+# No line is shorter than [CLS] and [SEP].
+_FEWEST_ROWS = 2
+# Elements that Eigen's exp takes at once, at most. The last ones of a tensor, which are
+# fewer, are rounded differently.
+_EXP_WIDTH = 16
+
+
+def _gelu(x: tf.Tensor) -> tf.Tensor:
+    """Gaussian error linear unit in the tanh form of the original's `gelu`."""
+    # Written so, and not shorter: TensorFlow's graph optimizer knows this shape, and
+    # on a CPU computes it inside the matrix product before it (see
+    # devices.set_up_tensorflow). tf.pow(x, 3) took longer than the product itself.
+    cube = (0.044715 * x) * tf.square(x)
+    return x * ((tf.tanh((x + cube) * math.sqrt(2.0 / math.pi)) + 1.0) * 0.5)
+
+
+def _gelu_erf(x: tf.Tensor) -> tf.Tensor:
+    """Gaussian error linear unit as it is defined, as Hugging Face's "gelu" is."""
+    # The same holds here: tf.nn.gelu(x) took half as long as the product itself,
+    # this nothing that could be measured.
+    return x * ((tf.math.erf(x * math.sqrt(0.5)) + 1.0) * 0.5)
+
+
+_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    GELU_TANH: _gelu,
+    GELU_ERF: _gelu_erf,
+    "relu": tf.nn.relu,
+    "tanh": tf.tanh,
+    "linear": tf.identity,
+}
+
+
+class _LayerNorm(NamedTuple):
+    gamma: tf.Tensor  # float32 [H]
+    beta: tf.Tensor  # float32 [H]
+
+
+class _Dense(NamedTuple):
+    kernel: tf.Tensor  # [num_inputs, num_outputs], of the compute dtype
+    bias: tf.Tensor  # [num_outputs], of the compute dtype
+
+
+class _Embeddings(NamedTuple):
+    word: tf.Tensor  # float32 [vocab_size, H]
+    token_type: tf.Tensor  # float32 [type_vocab_size, H]
+    position: tf.Tensor  # float32 [max_position_embeddings, H]
+    norm: _LayerNorm
+
+
+class _EncoderLayer(NamedTuple):
+    """The weights of one encoder layer."""
+
+    query: _Dense
+    key: _Dense
+    value: _Dense
+    attention_output: _Dense
+    attention_norm: _LayerNorm
+    intermediate: _Dense
+    output: _Dense
+    output_norm: _LayerNorm
+
+
+class BertModel(tf.Module):
+    """BERT's encoder, up to the highest layer that is asked for, and its pooler."""
+
+    def __init__(
+        self,
+        config: BertConfig,
+        weights: Mapping[str, tf.Tensor],
+        indexes: Sequence[int | str],
+        compute_dtype: str,
+        arithmetic: Arithmetic,
+    ) -> None:
+        """Takes the weights; they are not copied where no conversion is needed.
+
+        Args:
+          config: the sizes.
+          weights: float32 tensors by TF1 variable name; those of layers above the
+            highest one of `indexes` may be missing, and the pooler's if "pooler" is
+            not among them.
+          indexes: the layers to give, as `options.resolve_layers` gives them; and
+            "pooler".
+          compute_dtype: the dtype of the matrix products and of gelu. Residuals,
+            LayerNorm, softmax and the pooler are float32 in any case.
+          arithmetic: what the kernels ask, so that a line's vectors depend on nothing
+            but the line.
+        """
+        super().__init__(name="bert")
+        self._config = config
+        self._indexes = tuple(indexes)
+        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._embeddings = _take_embeddings(weights)
+        self._layers = [
+            _take_layer(weights, number, compute_dtype)
+            for number in range(num_layers_needed(indexes, config.num_hidden_layers))
+        ]
+        self._pooler: _Dense | None = None
+        if POOLER in indexes:
+            # One row a line costs nothing, so it is not worth half a precision.
+            self._pooler = _Dense(
+                weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
+            )
+        self._arithmetic = arithmetic
+        self._rows = arithmetic.rows_for(config.hidden_size)
+        # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
+        # takes 0.07 s. The weights are arguments, so one trace serves all.
+        self._encoder_layer = tf.function(self._layer_step, autograph=False)
+
+    def __call__(
+        self, input_ids: tf.Tensor, input_mask: tf.Tensor, token_type_ids: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Computes the layers that were asked for, each once, in the order asked.
+
+        Args:
+          input_ids: int32 [B, S].
+          input_mask: int32 [B, S], 1 for a token, 0 for padding.
+          token_type_ids: int32 [B, S].
+
+        Returns:
+          float32 [B, S, H] for each of the indexes; [B, 1, H] for "pooler".
+        """
+        batch_size, seq_length = tf.unstack(tf.shape(input_ids))
+        num_rows = batch_size * seq_length
+
+        def by_line(matrix: tf.Tensor) -> tf.Tensor:  # [R, H] -> [B, S, H]
+            return tf.reshape(matrix[:num_rows], [batch_size, seq_length, -1])
+
+        adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
+        adder = adder[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, S]
+        hidden = _pad_rows(self._embed(input_ids, token_type_ids), self._rows)
+        outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: by_line(hidden)}
+        for number, layer in enumerate(self._layers):
+            hidden = self._encoder_layer(layer, hidden, adder)
+            outputs[number] = by_line(hidden)
+        if self._pooler is not None:
+            outputs[POOLER] = self._pool(self._pooler, by_line(hidden))
+        num_hidden_layers = self._config.num_hidden_layers
+        return [
+            outputs[index if isinstance(index, str) else index % num_hidden_layers]
+            for index in self._indexes
+        ]
+
+    def _pool(self, pooler: _Dense, hidden: tf.Tensor) -> tf.Tensor:
+        """The last layer, [B, S, H] -> tanh(dense([CLS])), [B, 1, H]."""
+        first_tokens = hidden[:, 0]  # [B, H]
+        rows = _pad_rows(first_tokens, self._rows.at_least(_MIN_POOLER_ROWS))
+        pooled = tf.tanh(_dense(rows, pooler))
+        return pooled[: tf.shape(hidden)[0], tf.newaxis]
+
+    def _embed(self, input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
+        """int32 [B, S] twice -> float32 [B * S, H]."""
+        tables = self._embeddings
+        words = tf.gather(tables.word, input_ids)
+        token_types = tf.gather(tables.token_type, token_type_ids)
+        positions = tables.position[: tf.shape(input_ids)[1]]
+        hidden = words + token_types + positions
+        hidden = _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
+        return tf.reshape(hidden, [-1, self._config.hidden_size])
+
+    def _layer_step(
+        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
+    ) -> tf.Tensor:
+        """One encoder layer: float32 [R, H] -> the same."""
+        epsilon = self._config.layer_norm_eps
+        context = self._attend(layer, hidden, adder)
+        attention = _dense(context, layer.attention_output)
+        attention = tf.cast(attention, tf.float32) + hidden
+        attention = _layer_norm(attention, layer.attention_norm, epsilon)
+        intermediate = self._activation(_dense(attention, layer.intermediate))
+        output = _dense(intermediate, layer.output)
+        output = tf.cast(output, tf.float32) + attention
+        return _layer_norm(output, layer.output_norm, epsilon)
+
+    def _attend(
+        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
+    ) -> tf.Tensor:
+        """Multi-head self-attention: [R, H] -> [R, H]."""
+        num_heads = self._config.num_attention_heads
+        head_size = self._config.hidden_size // num_heads
+        batch_size, _, _, seq_length = tf.unstack(tf.shape(adder))
+        num_rows = batch_size * seq_length
+
+        def by_head(dense: _Dense) -> tf.Tensor:  # [B, N, S, D]
+            # Taking the first rows copies nothing.
+            projected = _dense(hidden, dense)[:num_rows]
+            split = [batch_size, seq_length, num_heads, head_size]
+            return tf.transpose(tf.reshape(projected, split), [0, 2, 1, 3])
+
+        query, key, value = (
+            by_head(layer.query),
+            by_head(layer.key),
+            by_head(layer.value),
+        )
+        scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
+        scores = scores * tf.constant(1.0 / math.sqrt(head_size), scores.dtype)
+        scores = scores + tf.cast(adder, scores.dtype)
+        softmax = (
+            tf.nn.softmax if self._arithmetic.has_steady_softmax else _steady_softmax
+        )
+        probabilities = tf.cast(softmax(scores), value.dtype)
+        context = tf.matmul(probabilities, value)  # [B, N, S, D]
+        context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
+        context = tf.reshape(context, [num_rows, num_heads * head_size])
+        return _pad_rows(context, self._rows)
+
+
+def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> int:
+    """How many encoder layers must be computed, from the first one up."""
+    highest = [
+        index % num_hidden_layers + 1 for index in indexes if isinstance(index, int)
+    ]
+    assert all(isinstance(i, int) or i in (EMBEDDINGS, POOLER) for i in indexes)
+    return num_hidden_layers if POOLER in indexes else max(highest, default=0)
+
+
+def _take_layer(
+    weights: Mapping[str, tf.Tensor], number: int, compute_dtype: str
+) -> _EncoderLayer:
+    """Collects one layer's weights by their TF1 names."""
+    scope = f"bert/encoder/layer_{number}"
+
+    def dense(part: str) -> _Dense:
+        kernel, bias = (
+            weights[f"{scope}/{part}/kernel"],
+            weights[f"{scope}/{part}/bias"],
+        )
+        return _Dense(tf.cast(kernel, compute_dtype), tf.cast(bias, compute_dtype))
+
+    return _EncoderLayer(
+        query=dense("attention/self/query"),
+        key=dense("attention/self/key"),
+        value=dense("attention/self/value"),
+        attention_output=dense("attention/output/dense"),
+        attention_norm=_take_norm(weights, f"{scope}/attention/output"),
+        intermediate=dense("intermediate/dense"),
+        output=dense("output/dense"),
+        output_norm=_take_norm(weights, f"{scope}/output"),
+    )
+
+
+def _take_embeddings(weights: Mapping[str, tf.Tensor]) -> _Embeddings:
+    scope = "bert/embeddings"
+    return _Embeddings(
+        word=weights[f"{scope}/word_embeddings"],
+        token_type=weights[f"{scope}/token_type_embeddings"],
+        position=weights[f"{scope}/position_embeddings"],
+        norm=_take_norm(weights, scope),
+    )
+
+
+def _take_norm(weights: Mapping[str, tf.Tensor], scope: str) -> _LayerNorm:
+    return _LayerNorm(
+        weights[f"{scope}/LayerNorm/gamma"], weights[f"{scope}/LayerNorm/beta"]
+    )
+
+
+def _dense(x: tf.Tensor, dense: _Dense) -> tf.Tensor:
+    """[rows, num_inputs] -> [rows, num_outputs], of the compute dtype."""
+    product = tf.matmul(tf.cast(x, dense.kernel.dtype), dense.kernel)
+    return tf.nn.bias_add(product, dense.bias)
+
+
+def _pad_rows(x: tf.Tensor, rule: RowRule) -> tf.Tensor:
+    """[num_rows, size] -> [rule.num_rows(num_rows), size]; the new rows are zeros.
+
+    Where no row is missing, nothing is copied.
+    """
+    if rule.multiple == 1 and rule.least <= _FEWEST_ROWS:
+        return x
+    num_rows = tf.shape(x)[0]
+    missing = tf.maximum(rule.least - num_rows, -num_rows % rule.multiple)
+    return tf.pad(x, [[0, missing], [0, 0]])
+
+
+def _steady_softmax(scores: tf.Tensor) -> tf.Tensor:
+    """tf.nn.softmax, with the same bits for a row wherever in the tensor it stands."""
+    scores = scores - tf.reduce_max(scores, axis=-1, keepdims=True)
+    shape, size = tf.shape(scores), tf.size(scores)
+    flat = tf.pad(tf.reshape(scores, [-1]), [[0, -size % _EXP_WIDTH]])
+    exponentials = tf.reshape(tf.exp(flat)[:size], shape)
+    return exponentials / tf.reduce_sum(exponentials, axis=-1, keepdims=True)
+
+
+def _layer_norm(x: tf.Tensor, norm: _LayerNorm, epsilon: float) -> tf.Tensor:
+    """Normalises the last axis: Ba et al., "Layer Normalization" (2016)."""
+    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon
+    # sqrt(v) / v for rsqrt(v): TensorFlow's rsqrt rounds the last rows of a tensor
+    # differently from the others (its vector and scalar code differ), so that a
+    # line's vectors would depend on where in the batch it stands. Square roots and
+    # quotients are rounded correctly everywhere.
+    scale = tf.sqrt(variance) / variance
+    return centered * (scale * norm.gamma) + norm.beta

@@ -1,0 +1,297 @@
+"""Frames <-> HDF5 in ELMo's layout, which probing tools read.
+
+    "0", "1", ...         float32 or float16 [num_layers, num_tokens, size], by
+                          linex_index; attributes "tokens", and "texts" and "offsets"
+                          where the records have them
+    "sentence_to_index"   [1]: an object of each line's text and its dataset's name
+    attribute "layers"    of the file: the layers as they were asked for
+
+Attributes and sentence_to_index are JSON: HDF5's own strings end at a NUL, and a list
+of them has at most 64 kB.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bert_extract.errors import InputError
+from bert_extract.output import append_file
+from bert_extract.output.frames import Frame, FrameReader
+from bert_extract.output.json_lines import Record, RecordSchema
+
+_SENTENCES = "sentence_to_index"
+# What a line takes there beside its own text, at most:
+# ' (Occurrence 1000000)' and ': "999999999999", '.
+_MAX_BYTES_BESIDE_LINE = 40
+# HDF5 1.8's: files of 2008 and later libraries read it, and a group may have millions
+# of datasets.
+_LIBRARY_VERSIONS = ("v108", "v108")
+
+
+def library_version() -> str:
+    """The library that the file's bytes depend on."""
+    import h5py
+
+    return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
+
+
+def text_size(line: str) -> int:
+    """The bytes that a line takes in sentence_to_index, at most."""
+    return len(json.dumps(line)) + _MAX_BYTES_BESIDE_LINE
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def write(frames_file: str, output_file: str, kind: RecordSchema) -> None:
+    """Makes an HDF5 file of a file of frames.
+
+    Args:
+      frames_file: the whole records.
+      output_file: the file to make.
+      kind: what the records have in common.
+
+    Raises:
+      OutputError: a frame is broken.
+      OSError: the file cannot be written.
+    """
+    import h5py
+
+    with (
+        FrameReader(frames_file) as reader,
+        open(output_file, "w+b", buffering=0) as raw,
+    ):
+        disk = _Disk(raw.fileno())
+        with h5py.File(disk, "w", libver=_LIBRARY_VERSIONS) as file:
+            file.attrs["layers"] = json.dumps(kind.indexes)
+            sentences = _Sentences()
+            entries = _Entries()
+            for frame in reader.frames():
+                entries.add(frame)
+                sentences.add(frame.part)
+                if frame.part.is_last:
+                    append_file.crash_point("convert")
+                    _write_record(file, reader, frame, entries)
+                    entries = _Entries()
+                    disk.check()
+            file.create_dataset(
+                _SENTENCES, (1,), h5py.string_dtype(), data=[sentences.text()]
+            )
+        disk.check()
+
+
+class _Disk:
+    """The file that HDF5 writes to. It never fails: HDF5 crashes when a disk is full.
+
+    What could not be written is kept until the file is closed, and `check` tells.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._position = 0
+        self._size = 0
+        self._unwritten: list[tuple[int, bytes]] = []
+        self._failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raises what went wrong since the beginning, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    # What h5py asks of a file.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        start, self._position = self._position, self._position + len(view)
+        self._size = max(self._size, self._position)
+        try:
+            while view and self._failure is None:
+                num_written = os.pwrite(self._descriptor, view, start)
+                view, start = view[num_written:], start + num_written
+        except BaseException as error:  # a signal's, too: `check` raises it again
+            self._failure = error
+        if view:
+            self._unwritten.append((start, bytes(view)))
+        return len(content)
+
+    def read(self, num_bytes: int) -> bytes:
+        content = bytearray(num_bytes)
+        self.readinto(content)
+        return bytes(content)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        start, end = self._position, self._position + len(view)
+        num_read = os.preadv(self._descriptor, [view], start)
+        view[num_read:] = bytes(len(view) - num_read)
+        for place, content in self._unwritten:
+            first, last = max(start, place), min(end, place + len(content))
+            if first < last:
+                view[first - start : last - start] = content[
+                    first - place : last - place
+                ]
+        self._position = end
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self._size = size
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self._failure = self._failure or error
+        return size
+
+    def flush(self) -> None:
+        pass
+
+
+class _JsonText:
+    """A JSON list or object that grows; its parts need not be kept."""
+
+    def __init__(self, brackets: str) -> None:
+        self._brackets = brackets
+        self._pieces: list[str] = []
+
+    def add(self, pieces: str) -> None:
+        """Adds what stands between the brackets of a JSON text."""
+        if pieces:
+            self._pieces.append(pieces)
+
+    def text(self) -> str:
+        """All of it."""
+        return self._brackets[0] + ", ".join(self._pieces) + self._brackets[1]
+
+
+class _Sentences:
+    """What becomes sentence_to_index."""
+
+    def __init__(self) -> None:
+        self._object = _JsonText("{}")
+        self._counts: dict[bytes, int] = {}  # by digest: lines may be long
+
+    def add(self, part: Record) -> None:
+        """Adds a line if this is its first part."""
+        if not part.is_first:
+            return
+        line = part.line or ""
+        count = self._counts.get(_digest(line), 0) + 1
+        name = line
+        while count > 1 and _digest(name := f"{line} (Occurrence {count})") in (
+            self._counts
+        ):
+            count += 1  # some line is called that
+        self._counts[_digest(line)] = count
+        self._counts.setdefault(_digest(name), 1)
+        self._object.add(f'{json.dumps(name)}: "{part.linex_index}"')
+
+    def text(self) -> str:
+        """The JSON object."""
+        return self._object.text()
+
+
+def _digest(line: str) -> bytes:
+    return hashlib.blake2b(line.encode("utf-8"), digest_size=16).digest()
+
+
+class _Entries:
+    """What is known of a record whose vectors are still in the frames."""
+
+    def __init__(self) -> None:
+        self.start: int | None = None  # of its first frame, in bytes
+        self.num_tokens = 0
+        self._lists: dict[str, _JsonText] = {}
+
+    def add(self, frame: Frame) -> None:
+        """Adds a part."""
+        if self.start is None:
+            self.start = frame.start
+        self.num_tokens += len(frame.part.tokens)
+        for name in ("tokens", "texts", "offsets"):
+            values = getattr(frame.part, name)
+            if values is not None:
+                entries = self._lists.setdefault(name, _JsonText("[]"))
+                entries.add(json.dumps(values)[1:-1])
+
+    def attributes(self) -> dict[str, str]:
+        """The lists as JSON, by name."""
+        return {name: entries.text() for name, entries in self._lists.items()}
+
+
+def _write_record(
+    file: Any, reader: FrameReader, last: Frame, entries: _Entries
+) -> None:
+    name = str(last.part.linex_index)
+    if entries.start == last.start:
+        dataset = file.create_dataset(name, data=reader.read_vectors(last))
+    else:
+        num_layers, _, size = last.shape
+        shape = (num_layers, entries.num_tokens, size)
+        dataset = file.create_dataset(name, shape, last.dtype)
+        assert entries.start is not None
+        end = 0
+        for frame in reader.frames(entries.start, last.end):
+            start, end = end, end + len(frame.part.tokens)
+            dataset[:, start:end] = reader.read_vectors(frame)
+    for key, text in entries.attributes().items():
+        dataset.attrs[key] = text
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def read(path: str) -> Iterator[Record]:
+    """Reads records one at a time, in the order of their lines.
+
+    Raises:
+      InputError: it is not such a file, or it was cut off.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            indexes = tuple(json.loads(file.attrs["layers"]))
+            for linex_index in sorted(int(name) for name in file if name != _SENTENCES):
+                yield _to_record(linex_index, indexes, file[str(linex_index)])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: expected HDF5 as bert-extract writes it, datasets '0', '1', ... "
+            "with an attribute 'tokens' each, and an attribute 'layers' of the file: "
+            f"{error}"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read as HDF5: {error}. Was it written to its end?"
+        ) from error
+
+
+def _to_record(
+    linex_index: int, indexes: tuple[int | str, ...], dataset: Any
+) -> Record:
+    lists = {key: json.loads(text) for key, text in dataset.attrs.items()}
+    tokens = tuple(lists["tokens"])
+    vectors = dataset[()]
+    if vectors.shape[:2] != (len(indexes), len(tokens)):
+        raise ValueError(f"dataset {linex_index} has the shape {vectors.shape}")
+    return Record(
+        linex_index,
+        tokens,
+        indexes,
+        tuple(vectors.astype(np.float32)),
+        texts=tuple(lists["texts"]) if "texts" in lists else None,
+        offsets=tuple(
+            None if span is None else (span[0], span[1]) for span in lists["offsets"]
+        )
+        if "offsets" in lists
+        else None,
+    )

@@ -1,0 +1,478 @@
+"""Record <-> one line of JSON: rounding, key order and "linex_index" live here."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import InputError, NotFiniteError
+
+# The compiled kernel's bound: "-123456789.123456, " is 19 bytes, and its last store
+# may reach 63 bytes too far. The proof stands in _json_kernel.c.
+_MAX_VALUE_BYTES = 19
+_SPARE_BYTES = 64
+
+# Wordpieces have at most 200 characters; longer tokens come once and are not kept.
+_MAX_CACHED_TOKEN_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """The vectors of one input line, or of a part of a long one.
+
+    The parts of a line come in order, and their entries together are the line's. A
+    part may have no entries at all. Records are equal if all they hold is, and their
+    vectors are bit for bit.
+    """
+
+    linex_index: int  # the line's number; upstream's spelling, which readers know
+    tokens: tuple[str, ...]  # one an entry: [CLS] .. [SEP], words, or "[MEAN]"
+    # The layers as asked for: -1, 0, "embeddings", or what pooling made of them.
+    indexes: tuple[int | str, ...]
+    layers: tuple[NDArray[np.float32], ...]  # each float32 [num_tokens, size]
+    texts: tuple[str, ...] | None = None  # "a" or "b" for each word of a pair
+    # Where each entry stands in the line, in characters; None for [CLS] and [SEP].
+    offsets: tuple[tuple[int, int] | None, ...] | None = None
+    line: str | None = None  # the line's text, where the format keeps it
+    position: int = 0  # entries of the line in the parts before this one
+    is_first: bool = True  # this part begins the line's record
+    is_last: bool = True  # this part ends it
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """All layers in one array, float32 [num_layers, num_tokens, size]."""
+        if not self.layers:
+            return np.zeros((0, len(self.tokens), 0), np.float32)
+        return np.stack(self.layers)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return _plain_fields(self) == _plain_fields(other) and all(
+            map(_are_same_bits, self.layers, other.layers)
+        )
+
+
+def _plain_fields(record: Record) -> list[object]:
+    """All but the vectors, and how many arrays of these there are."""
+    names = [each.name for each in dataclasses.fields(record) if each.name != "layers"]
+    return [len(record.layers), *(getattr(record, name) for name in names)]
+
+
+def _are_same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    """Not ==, for which 0.0 is -0.0, and NaN not itself."""
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and one.tobytes() == other.tobytes()
+
+
+def join_parts(parts: Sequence[Record]) -> Record:
+    """Makes one record of consecutive parts of a line."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = [part.texts for part in parts if part.texts is not None]
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    layers = zip(*(part.layers for part in parts), strict=True)
+    return dataclasses.replace(
+        parts[0],
+        tokens=tuple(itertools.chain.from_iterable(part.tokens for part in parts)),
+        layers=tuple(np.concatenate(pieces) for pieces in layers),
+        texts=tuple(itertools.chain.from_iterable(texts)) if texts else None,
+        offsets=tuple(itertools.chain.from_iterable(offsets)) if offsets else None,
+        is_last=parts[-1].is_last,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSchema:
+    """What all records of a run have in common."""
+
+    indexes: tuple[int | str, ...]
+    size: int  # of one vector
+    has_texts: bool = False  # whether some may have texts
+    has_offsets: bool = False
+
+
+def _load_kernel() -> ctypes.CDLL | None:
+    """Load the compiled kernel; None where it was not built."""
+    spec = importlib.util.find_spec("bert_extract.output._json_kernel")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        # Not `import`: it is no Python module. CDLL releases the lock in a call.
+        kernel = ctypes.CDLL(spec.origin)
+    except OSError:  # built for another machine
+        return None
+    kernel.bert_extract_write_record.restype = ctypes.c_int64
+    kernel.bert_extract_write_record.argtypes = [
+        ctypes.c_void_p,  # layers
+        ctypes.c_int64,  # num_tokens
+        ctypes.c_int64,  # num_layers
+        ctypes.c_int64,  # hidden_size
+        ctypes.c_char_p,  # token_blob
+        ctypes.c_void_p,  # token_ends
+        ctypes.c_char_p,  # layer_blob
+        ctypes.c_void_p,  # layer_ends
+        ctypes.c_int,  # use_vectors
+        ctypes.c_void_p,  # out
+    ]
+    return kernel
+
+
+_KERNEL = _load_kernel()
+
+
+class JsonFormatter:
+    """Writes records as json.dumps would write them, byte for byte.
+
+    One formatter serves any number of threads at once. Values are rounded as
+    upstream rounds them: `round(float(x), 6)`.
+
+    Attributes:
+        kernel: "compiled" where the C kernel was built, else "python". Tests and
+            benchmarks ask for one of them, or for "scalar", which is the C kernel
+            without vector instructions. All write the same bytes.
+    """
+
+    def __init__(
+        self, indexes: Sequence[int | str], *, kernel: str | None = None
+    ) -> None:
+        if kernel is None:
+            kernel = "python" if _KERNEL is None else "compiled"
+        if kernel not in ("compiled", "scalar", "python"):
+            raise ValueError(f"kernel={kernel!r}: expected compiled, scalar or python")
+        if kernel != "python" and _KERNEL is None:
+            raise ValueError(f"kernel={kernel!r}: the C kernel was not built")
+        self.kernel = kernel
+        self._indexes = tuple(indexes)
+        self._layer_pieces = _layer_pieces(self._indexes)
+        self._layer_blob = b"".join(self._layer_pieces)
+        self._layer_ends = _ends(self._layer_pieces)
+
+    def format(self, record: Record) -> memoryview:
+        """Write one record, or a part of one, as ASCII.
+
+        Args:
+            record: its indexes are the formatter's; its layers are float32
+                [num_tokens, size], C-contiguous or copied to be so.
+
+        Returns:
+            The line with its newline; of a part, what it adds to its line. It owns
+            its memory.
+
+        Raises:
+            NotFiniteError: a value is NaN or infinite.
+        """
+        layers = self._checked_layers(record)
+        if self.kernel != "python":
+            line = self._format_compiled(record, layers)
+            if line is not None:
+                return line
+        check_finite(record)
+        return memoryview(self._format_python(record, layers))
+
+    def _checked_layers(self, record: Record) -> list[NDArray[np.float32]]:
+        """Return the layers, safe to hand to C as pointers."""
+        if record.indexes != self._indexes or len(record.layers) != len(self._indexes):
+            raise ValueError(
+                f"record {record.linex_index} has {len(record.layers)} layers named "
+                f"{record.indexes}; this formatter is for {self._indexes}"
+            )
+        for layer in record.layers:
+            if (
+                layer.dtype != np.float32
+                or layer.ndim != 2
+                or layer.shape[0] != len(record.tokens)
+                or layer.shape[1] != record.layers[0].shape[1]
+            ):
+                raise ValueError(
+                    f"record {record.linex_index} has a layer {layer.dtype} "
+                    f"{list(layer.shape)}; expected float32 "
+                    f"[{len(record.tokens)}, hidden_size], the same for each layer"
+                )
+        return [np.ascontiguousarray(layer) for layer in record.layers]
+
+    def _format_compiled(
+        self, record: Record, layers: list[NDArray[np.float32]]
+    ) -> memoryview | None:
+        """Return the line, or None if a value is not finite or is 1e9 or more."""
+        assert _KERNEL is not None
+        pieces = _token_pieces(record)
+        token_blob = b"".join(pieces)
+        token_ends = _ends(pieces)
+        pointers = np.array([_address(layer) for layer in layers], dtype=np.uintp)
+        num_tokens = len(record.tokens)
+        num_values = sum(layer.size for layer in layers)
+        # A fresh array for each record, most of whose unused tail is never touched:
+        # a scratch buffer and a copy of its bytes cost 10 to 20 % more.
+        out = np.empty(
+            len(token_blob)
+            + num_tokens * len(self._layer_blob)
+            + num_values * _MAX_VALUE_BYTES
+            + _SPARE_BYTES,
+            dtype=np.uint8,
+        )
+        num_bytes: int = _KERNEL.bert_extract_write_record(
+            _address(pointers),
+            num_tokens,
+            len(layers),
+            layers[0].shape[1] if layers else 0,
+            token_blob,
+            _address(token_ends),
+            self._layer_blob,
+            _address(self._layer_ends),
+            self.kernel == "compiled",
+            _address(out),
+        )
+        return None if num_bytes < 0 else out.data[:num_bytes]
+
+    def _format_python(
+        self, record: Record, layers: list[NDArray[np.float32]]
+    ) -> bytes:
+        """Return the line, without the C kernel."""
+        rows_by_layer = [_format_rows(layer) for layer in layers]
+        token_pieces = _token_pieces(record)
+        parts = []
+        for position in range(len(record.tokens)):
+            parts.append(token_pieces[position])
+            for layer_piece, rows in zip(
+                self._layer_pieces, rows_by_layer, strict=False
+            ):
+                parts += (layer_piece, rows[position])
+            parts.append(self._layer_pieces[-1])
+        parts.append(token_pieces[-1])
+        return b"".join(parts)
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Find where the array's first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _ends(pieces: list[bytes]) -> NDArray[np.int64]:
+    """Find where each piece ends when they are joined."""
+    return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+
+
+def _layer_pieces(indexes: tuple[int | str, ...]) -> list[bytes]:
+    """Return what stands before each layer's values, and after the last's.
+
+    (-1, 0) -> '{"index": -1, "values": [', ']}, {"index": 0, "values": [', ']}'
+    """
+    pieces = []
+    before = ""
+    for index in indexes:
+        pieces.append(f'{before}{{"index": {json.dumps(index)}, "values": [')
+        before = "]}, "
+    pieces.append("]}" if indexes else "")
+    return [piece.encode("ascii") for piece in pieces]
+
+
+def _start_piece(token: str) -> bytes:
+    """Return what stands before the layers of an entry without text and offset."""
+    return f'{{"token": {json.dumps(token)}, "layers": ['.encode("ascii")
+
+
+def _next_piece(token: str) -> bytes:
+    """Return the same with the end of the entry before it."""
+    return b"]}, " + _start_piece(token)
+
+
+_cached_next_piece = functools.lru_cache(maxsize=1 << 15)(_next_piece)
+_cached_quoted = functools.lru_cache(maxsize=1 << 15)(json.dumps)
+
+
+def _token_pieces(record: Record) -> list[bytes]:
+    """Return what stands before each entry's layers, and after the last's."""
+    start = b""
+    if record.is_first:
+        start = f'{{"linex_index": {record.linex_index}, "features": ['.encode("ascii")
+    end = b"]}\n" if record.is_last else b""
+    if not record.tokens:
+        return [start + end]
+    if record.texts is None and record.offsets is None:
+        pieces = [
+            _cached_next_piece(token)
+            if len(token) <= _MAX_CACHED_TOKEN_LENGTH
+            else _next_piece(token)
+            for token in record.tokens
+        ]
+    else:
+        pieces = _annotated_pieces(record)
+    # The first entry of a line follows none, that of a later part follows another's.
+    pieces[0] = start + pieces[0][2 if record.position else 4 :]
+    pieces.append(b"]}" + end)
+    return pieces
+
+
+def _annotated_pieces(record: Record) -> list[bytes]:
+    """Return what stands between the layers of entries with text or offset."""
+    texts: Iterable[str] = [""] * len(record.tokens)
+    offsets: Iterable[str] = texts
+    if record.texts is not None:
+        texts = (f', "text": {_cached_quoted(text)}' for text in record.texts)
+    if record.offsets is not None:
+        offsets = (
+            ', "offset": null'
+            if span is None
+            else f', "offset": [{span[0]}, {span[1]}]'
+            for span in record.offsets
+        )
+    quoted = (
+        _cached_quoted(token)
+        if len(token) <= _MAX_CACHED_TOKEN_LENGTH
+        else json.dumps(token)
+        for token in record.tokens
+    )
+    return [
+        f']}}, {{"token": {token}{text}{offset}, "layers": ['.encode("ascii")
+        for token, text, offset in zip(quoted, texts, offsets, strict=True)
+    ]
+
+
+def _text_table(texts: list[str], dtype: type[Any]) -> NDArray[Any]:
+    """Make each text one integer of the same bytes, filled up with NUL."""
+    size = np.dtype(dtype).itemsize
+    blob = b"".join(text.encode("ascii").ljust(size, b"\0") for text in texts)
+    return np.frombuffer(blob, dtype)
+
+
+# ", -12" ".345" "67": a value below 1000 is one of each, without the NULs.
+_INTEGERS = _text_table(
+    [f", {sign}{n}" for sign in ("", "-") for n in range(1000)], np.uint64
+)
+# The second thousand is for values with nothing but zeros after these three digits.
+_THOUSANDTHS = _text_table(
+    [f".{n:03}" for n in range(1000)]
+    + [".0"]
+    + [f".{n:03}".rstrip("0") for n in range(1, 1000)],
+    np.uint32,
+)
+_MILLIONTHS = _text_table([f"{n:03}".rstrip("0") for n in range(1000)], np.uint32)
+
+
+def _format_rows(layer: NDArray[np.float32]) -> list[bytes]:
+    """Float32 [num_tokens, hidden_size] -> each row's values, joined with ", "."""
+    # A float32 times 1e6 is exact in float64, so rint decides as round() does.
+    n = np.rint(np.abs(layer).astype(np.float64) * 1e6)
+    is_odd = np.any((n >= 1e9) | ((n > 0) & (n < 100)), axis=1)
+    thousandths, last = np.divmod(np.minimum(n, 1e9 - 1).astype(np.uint32), 1000)
+    integer, middle = np.divmod(thousandths, 1000)
+    texts = np.empty((*layer.shape, 4), np.uint32)  # 16 bytes a value
+    texts.view(np.uint64)[..., 0] = _INTEGERS[integer + 1000 * np.signbit(layer)]
+    texts[..., 2] = _THOUSANDTHS[middle + 1000 * (last == 0)]
+    texts[..., 3] = _MILLIONTHS[last]
+    return [
+        # Exponents and large numbers are rare; their rows take the plain way.
+        json.dumps(np.round(row.astype(np.float64), 6).tolist())[1:-1].encode("ascii")
+        if odd
+        else text.tobytes().translate(None, b"\0")[2:]
+        for row, text, odd in zip(layer, texts, is_odd.tolist(), strict=True)
+    ]
+
+
+def check_finite(record: Record) -> None:
+    """Raise a NotFiniteError that names the first token and layer with NaN."""
+    if all(np.isfinite(layer).all() for layer in record.layers):
+        return
+    for position, token in enumerate(record.tokens):
+        for index, layer in zip(record.indexes, record.layers, strict=True):
+            if not np.isfinite(layer[position]).all():
+                place = record.position + position
+                raise NotFiniteError(
+                    f"linex_index {record.linex_index}, token {place} ({token!r}), "
+                    f"layer {index}: expected finite values, found NaN or infinity. "
+                    "The weights may be broken, or the precision too low for them."
+                )
+
+
+def from_json(line: str | bytes) -> Record:
+    """Read one record back.
+
+    Args:
+        line: what `JsonFormatter.format` or upstream's extract_features.py wrote.
+
+    Returns:
+        The record; its layers are float32 [num_tokens, hidden_size]. A record without
+        tokens has lost its indexes and its layers.
+
+    Raises:
+        InputError: the line is not such a record.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"expected a record in JSON: {error}") from error
+    return to_record(entry)
+
+
+def to_record(entry: Any) -> Record:
+    """Turn a decoded line of JSON into a record.
+
+    Raises:
+        InputError: it is not one.
+    """
+    try:
+        features = entry["features"]
+        layers_by_token = [token_entry["layers"] for token_entry in features]
+        indexes_by_token = {
+            tuple(layer["index"] for layer in layers) for layers in layers_by_token
+        }
+        if len(indexes_by_token) > 1:
+            raise ValueError("tokens with different layers")
+        indexes = indexes_by_token.pop() if indexes_by_token else ()
+        return Record(
+            linex_index=int(entry["linex_index"]),
+            tokens=tuple(str(token_entry["token"]) for token_entry in features),
+            indexes=indexes,
+            layers=tuple(
+                _to_matrix([layers[number]["values"] for layers in layers_by_token])
+                for number in range(len(indexes))
+            ),
+            texts=_to_texts(features),
+            offsets=_to_offsets(features),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            'expected {"linex_index": .., "features": [{"token": .., "layers": '
+            f'[{{"index": .., "values": [..]}}]}}]}}, found {error!r}'
+        ) from error
+
+
+def _to_texts(features: list[Any]) -> tuple[str, ...] | None:
+    """Return the entries' "text"; None if there is none."""
+    if not any("text" in token_entry for token_entry in features):
+        return None
+    return tuple(str(token_entry["text"]) for token_entry in features)
+
+
+def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | None:
+    """Return the entries' "offset"; None if there is none."""
+    if not any("offset" in token_entry for token_entry in features):
+        return None
+    offsets: list[tuple[int, int] | None] = []
+    for token_entry in features:
+        if token_entry["offset"] is None:
+            offsets.append(None)
+        else:
+            begin, end = token_entry["offset"]
+            offsets.append((int(begin), int(end)))
+    return tuple(offsets)
+
+
+def _to_matrix(values_by_token: list[Any]) -> NDArray[np.float32]:
+    """Turn the values of one layer into float32 [num_tokens, hidden_size]."""
+    matrix = np.array(values_by_token, dtype=np.float32)
+    if matrix.ndim != 2:
+        raise ValueError("values that are no list of numbers")
+    return matrix

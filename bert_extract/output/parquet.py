@@ -1,0 +1,361 @@
+"""Frames <-> Parquet: one row an entry of a record.
+
+    linex_index              int64
+    position                 int32, from 0 in each line
+    token                    string
+    text                     string or null, where words of pairs may have one
+    offset_start, offset_end int32 or null, where offsets were asked for
+    layer_-1, ...            FixedSizeList<float>[size], a column a layer
+
+The file's metadata "bert_extract" is a JSON object: the layers, and which lines there
+are, since a line without entries has no row.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import InputError
+from bert_extract.output import append_file
+from bert_extract.output.frames import FrameReader
+from bert_extract.output.json_lines import Record, RecordSchema, join_parts
+
+_METADATA = b"bert_extract"
+# A row group has as many rows as there are vectors in so many bytes: enough for a
+# reader that wants one column, and no more than a small machine can hold.
+_ROW_GROUP_BYTES = 16 << 20
+_MIN_ROWS, _MAX_ROWS = 64, 65536
+
+
+def library_version() -> str:
+    """The library that the file's bytes depend on."""
+    import pyarrow
+
+    return f"pyarrow {pyarrow.__version__}"
+
+
+def column_names(indexes: Sequence[int | str]) -> list[str]:
+    """The columns of the layers; one that was asked for twice gets a number.
+
+    (-1, 0, -1) -> layer_-1, layer_0, layer_-1_2
+    """
+    names: list[str] = []
+    for index in indexes:
+        name = f"layer_{index}"
+        count = 1 + sum(other == index for other in indexes[: len(names)])
+        names.append(name if count == 1 else f"{name}_{count}")
+    return names
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def write(
+    frames_file: str, output_file: str, kind: RecordSchema, vector_dtype: str
+) -> None:
+    """Makes a Parquet file of a file of frames.
+
+    Args:
+      frames_file: the whole records.
+      output_file: the file to make.
+      kind: what the records have in common.
+      vector_dtype: "float32" or "float16".
+
+    Raises:
+      OutputError: a frame is broken.
+      OSError: the file cannot be written.
+    """
+    import pyarrow.parquet
+
+    schema = _schema(kind, vector_dtype)
+    with (
+        FrameReader(frames_file) as reader,
+        pyarrow.parquet.ParquetWriter(
+            output_file,
+            schema,
+            compression="zstd",
+            # Vectors hardly repeat: a dictionary of them would be built for nothing.
+            use_dictionary=["linex_index", "token", "text"],
+            write_statistics=["linex_index", "position"],
+            column_encoding=_encodings(kind, vector_dtype),
+        ) as writer,
+    ):
+        rows = _Rows(kind, vector_dtype)
+        lines = _Lines(kind.indexes)
+        for frame in reader.frames():
+            append_file.crash_point("convert")
+            lines.add(frame.part)
+            vectors = reader.read_vectors(frame)
+            start = 0
+            while start < len(frame.part.tokens):
+                start += rows.add(frame.part, vectors, start, lines.position)
+                if rows.is_full:
+                    writer.write_table(rows.take(schema), rows.capacity)
+            lines.position += len(frame.part.tokens)
+        if rows.num_rows:
+            writer.write_table(rows.take(schema), rows.capacity)
+        writer.add_key_value_metadata({_METADATA: lines.text()})
+
+
+def _schema(kind: RecordSchema, vector_dtype: str) -> Any:
+    import pyarrow
+
+    columns: list[tuple[str, Any, bool]] = [
+        ("linex_index", pyarrow.int64(), False),
+        ("position", pyarrow.int32(), False),
+        ("token", pyarrow.string(), False),
+    ]
+    if kind.has_texts:
+        columns.append(("text", pyarrow.string(), True))
+    if kind.has_offsets:
+        columns.append(("offset_start", pyarrow.int32(), True))
+        columns.append(("offset_end", pyarrow.int32(), True))
+    value = {"float32": pyarrow.float32(), "float16": pyarrow.float16()}[vector_dtype]
+    vector = pyarrow.list_(pyarrow.field("element", value, nullable=False), kind.size)
+    columns += [(name, vector, False) for name in column_names(kind.indexes)]
+    return pyarrow.schema(
+        [pyarrow.field(name, kind, is_nullable) for name, kind, is_nullable in columns]
+    )
+
+
+def _encodings(kind: RecordSchema, vector_dtype: str) -> dict[str, str] | None:
+    """Vectors are a tenth smaller with all their first bytes together, and so on.
+
+    Readers know that for float32 since 2020, but for float16 only since 2024.
+    """
+    if vector_dtype != "float32" or not kind.indexes:
+        return None
+    names = column_names(kind.indexes)
+    return {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in names}
+
+
+class _Lines:
+    """Which lines the file has."""
+
+    def __init__(self, indexes: Sequence[int | str]) -> None:
+        self.position = 0  # entries of the line so far
+        self._indexes = indexes
+        self._first: int | None = None
+        self._num_lines = 0
+
+    def add(self, part: Record) -> None:
+        """Counts a line by its first part."""
+        if part.is_first:
+            self.position = 0
+            self._num_lines += 1
+            if self._first is None:
+                self._first = part.linex_index
+
+    def text(self) -> str:
+        """What the file's metadata says."""
+        return json.dumps(
+            {
+                "layers": self._indexes,
+                "first_line": self._first,
+                "num_lines": self._num_lines,
+            }
+        )
+
+
+def _num_rows(row_bytes: int) -> int:
+    """The rows of a row group: they depend on nothing but the columns."""
+    return min(max(_ROW_GROUP_BYTES // max(1, row_bytes), _MIN_ROWS), _MAX_ROWS)
+
+
+class _Rows:
+    """The rows of one row group."""
+
+    def __init__(self, kind: RecordSchema, vector_dtype: str) -> None:
+        itemsize = np.dtype(vector_dtype).itemsize
+        self.capacity = _num_rows(len(kind.indexes) * kind.size * itemsize)
+        self.num_rows = 0
+        self._linex_indexes = np.empty(self.capacity, np.int64)
+        self._positions = np.empty(self.capacity, np.int32)
+        self._layers = [
+            np.empty((self.capacity, kind.size), vector_dtype) for _ in kind.indexes
+        ]
+        self._tokens: list[str] = []
+        self._texts: list[str | None] = []
+        self._spans: list[tuple[int, int] | tuple[None, None]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the row group is to be written."""
+        return self.num_rows == self.capacity
+
+    def add(
+        self, part: Record, vectors: NDArray[Any], start: int, position: int
+    ) -> int:
+        """Takes entries of a part, as many as there is room for.
+
+        Args:
+          part: whose they are.
+          vectors: [num_layers, num_tokens, size].
+          start: the first entry to take.
+          position: entries of the line before this part.
+
+        Returns:
+          How many were taken.
+        """
+        begin = self.num_rows
+        num_rows = min(len(part.tokens) - start, self.capacity - begin)
+        taken, places = slice(start, start + num_rows), slice(begin, begin + num_rows)
+        self._linex_indexes[places] = part.linex_index
+        first = position + start
+        self._positions[places] = np.arange(first, first + num_rows)
+        for layer, values in zip(self._layers, vectors, strict=True):
+            layer[places] = values[taken]
+        self._tokens += part.tokens[taken]
+        self._texts += [None] * num_rows if part.texts is None else part.texts[taken]
+        spans = [None] * num_rows if part.offsets is None else part.offsets[taken]
+        self._spans += [(None, None) if span is None else span for span in spans]
+        self.num_rows += num_rows
+        return num_rows
+
+    def take(self, schema: Any) -> Any:
+        """Gives the rows as a table, and begins anew."""
+        import pyarrow
+
+        columns: dict[str, Any] = {
+            "linex_index": self._linex_indexes[: self.num_rows],
+            "position": self._positions[: self.num_rows],
+            "token": self._tokens,
+            "text": self._texts,
+            "offset_start": [start for start, _ in self._spans],
+            "offset_end": [end for _, end in self._spans],
+        }
+        arrays = [
+            pyarrow.array(columns[field.name], field.type)
+            for field in schema
+            if field.name in columns
+        ]
+        vector_fields = [field for field in schema if field.name not in columns]
+        for field, layer in zip(vector_fields, self._layers, strict=True):
+            values = pyarrow.array(layer[: self.num_rows].reshape(-1))
+            arrays.append(
+                pyarrow.FixedSizeListArray.from_arrays(values, type=field.type)
+            )
+        self.num_rows = 0
+        self._tokens, self._texts, self._spans = [], [], []
+        return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def read(path: str) -> Iterator[Record]:
+    """Reads records one at a time, in the order of their lines.
+
+    Raises:
+      InputError: it is not such a file, or it was cut off.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(
+            f"{path}: cannot be read as Parquet: {error} Was it written to its end?"
+        ) from error
+    with file:
+        try:
+            yield from _records(file)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: expected Parquet as bert-extract writes it, with the columns "
+                "linex_index, position, token and layer_..., and the metadata "
+                f"'bert_extract': {error}"
+            ) from error
+
+
+def _records(file: Any) -> Iterator[Record]:
+    metadata = json.loads((file.metadata.metadata or {})[_METADATA])
+    names = column_names(metadata["layers"])
+    sizes = [file.schema_arrow.field(name).type.list_size for name in names]
+    empty = Record(
+        0,
+        (),
+        tuple(metadata["layers"]),
+        tuple(np.zeros((0, size), np.float32) for size in sizes),
+    )
+    records = _joined(_parts(file, empty.indexes, 4 * sum(sizes)))
+    first = metadata["first_line"] or 0
+    yield from _filled(records, first, first + metadata["num_lines"], empty)
+
+
+def _parts(
+    file: Any, indexes: tuple[int | str, ...], row_bytes: int
+) -> Iterator[Record]:
+    """Yields what each batch of rows has of each line."""
+    names = column_names(indexes)
+    for batch in file.iter_batches(batch_size=_num_rows(row_bytes)):
+        linex_indexes = batch["linex_index"].to_numpy()
+        edges = np.flatnonzero(np.diff(linex_indexes)) + 1
+        starts = [0, *edges.tolist()] if len(linex_indexes) else []
+        tokens = batch["token"].to_pylist()
+        texts = _column(batch, "text")
+        spans = _spans(batch)
+        layers = [
+            batch[name].flatten().to_numpy().reshape(batch.num_rows, -1)
+            for name in names
+        ]
+        for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            yield Record(
+                int(linex_indexes[start]),
+                tuple(tokens[start:end]),
+                indexes,
+                tuple(layer[start:end].astype(np.float32) for layer in layers),
+                texts=_of_line(texts, start, end),
+                offsets=None if spans is None else tuple(spans[start:end]),
+            )
+
+
+def _column(batch: Any, name: str) -> list[Any] | None:
+    return batch[name].to_pylist() if name in batch.schema.names else None
+
+
+def _of_line(texts: list[Any] | None, start: int, end: int) -> tuple[str, ...] | None:
+    """The texts of a line's words; only pairs have them."""
+    if texts is None or texts[start] is None:
+        return None
+    return tuple(texts[start:end])
+
+
+def _spans(batch: Any) -> list[tuple[int, int] | None] | None:
+    starts, ends = _column(batch, "offset_start"), _column(batch, "offset_end")
+    if starts is None or ends is None:
+        return None
+    return [
+        None if start is None else (start, end)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _joined(parts: Iterator[Record]) -> Iterator[Record]:
+    """Puts together what a line has in several row groups."""
+    held: list[Record] = []
+    for part in parts:
+        if held and held[0].linex_index != part.linex_index:
+            yield join_parts(held)
+            held = []
+        held.append(part)
+    if held:
+        yield join_parts(held)
+
+
+def _filled(
+    records: Iterator[Record], first: int, end: int, empty: Record
+) -> Iterator[Record]:
+    """Adds the lines from `first` up to `end` that have no entries, and so no rows."""
+    for record in records:
+        for linex_index in range(first, record.linex_index):
+            yield dataclasses.replace(empty, linex_index=linex_index)
+        yield record
+        first = record.linex_index + 1
+    for linex_index in range(first, end):
+        yield dataclasses.replace(empty, linex_index=linex_index)

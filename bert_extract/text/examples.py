@@ -1,0 +1,384 @@
+"""Text -> Example: what a line is, and what a pair is."""
+
+import contextlib
+import errno
+import glob
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_extract.errors import InputError, InputReadError
+from bert_extract.files import is_remote
+from bert_extract.text.long_lines import LongLine, LongText, Text, others_before_returns
+from bert_extract.text.unpacking import is_compressed, open_text
+
+STDIN = "-"
+_SEPARATOR = " ||| "
+# Bytes of a line from which on it is not decoded as a whole; and characters from which
+# on a text of such a line is not a str.
+_LONG_LINE = 1 << 20
+_LONG_TEXT = 1 << 18
+# One read of a text file, in bytes.
+_BLOCK_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One line of the input."""
+
+    unique_id: int  # the line's index in the whole input, from 0
+    text_a: Text
+    text_b: Text | None  # what follows " ||| ", if the line is a pair
+    # How many characters of the line stand before text_a; without CRs, if those are
+    # counted below.
+    start: int = field(default=0, compare=False)
+    # Counts the line's CRs; None if there are none between the first and the last
+    # character of the texts.
+    carriage_returns: "CarriageReturns | LongLine | None" = field(
+        default=None, compare=False
+    )
+
+    def raw_positions(
+        self, text: Literal["a", "b"], positions: NDArray[np.int64], is_end: bool
+    ) -> NDArray[np.int64]:
+        """Finds where characters of a text stand in the line as it is in the file.
+
+        Args:
+          text: whether they are characters of text_a or of text_b.
+          positions: int64, in characters of that text.
+          is_end: the positions are one behind a last character.
+
+        Returns:
+          int64, the same in characters of the line.
+        """
+        positions = positions + self.start
+        if text == "b":
+            positions += len(self.text_a) + len(_SEPARATOR)
+        if self.carriage_returns is None:
+            return positions
+        # An end goes with the character before it: a CR behind that lies outside.
+        return positions + self.carriage_returns.count_before(positions - is_end)
+
+
+class CarriageReturns:
+    """Where the CRs of a line are, for what is counted without them."""
+
+    def __init__(self, line: str) -> None:
+        self._others_before = others_before_returns(line)
+
+    def count_before(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many CRs stand before the characters at some positions: int64."""
+        return np.searchsorted(self._others_before, positions, side="right")
+
+
+def parse_line(line: str, unique_id: int) -> Example:
+    r"""Reads one line as the original's `read_examples` does.
+
+    Every CR is dropped wherever it stands, whitespace at both ends too, and the last
+    " ||| " (with exactly these spaces) separates a pair:
+    "a ||| b ||| c" -> ("a ||| b", "c"), "a |||b" -> ("a |||b", None).
+
+    Args:
+      line: the line without its "\n".
+      unique_id: the line's index in the whole input.
+    """
+    text = line.strip()
+    start = 0
+    if len(text) != len(line):
+        # The first character that is not whitespace stands where it is found first.
+        start = line.find(text[:1])
+    carriage_returns = None
+    if "\r" in text:
+        carriage_returns = CarriageReturns(line)
+        start -= line.count("\r", 0, start)
+        text = text.replace("\r", "")
+    # The original's regular expression is greedy: the last separator wins.
+    text_a, separator, text_b = text.rpartition(_SEPARATOR)
+    if not separator:
+        return Example(unique_id, text, None, start, carriage_returns)
+    return Example(unique_id, text_a, text_b, start, carriage_returns)
+
+
+def parse_long_line(line: LongLine, unique_id: int) -> Example:
+    """Does what `parse_line` does, without ever having the whole line as a str."""
+    returns = line if line.has_carriage_return else None
+    start, end = line.start, line.end
+    place = line.rfind(_SEPARATOR, start, end)
+    if place < 0:
+        return Example(unique_id, _text_of(line, start, end), None, start, returns)
+    text_a = _text_of(line, start, place)
+    text_b = _text_of(line, place + len(_SEPARATOR), end)
+    return Example(unique_id, text_a, text_b, start, returns)
+
+
+def _text_of(line: LongLine, start: int, end: int) -> Text:
+    text = LongText(line, start, end)
+    return text if len(text) > _LONG_TEXT else str(text)
+
+
+def is_unsplit_pair(example: Example) -> bool:
+    """Whether the line holds "|||" and is one text all the same, most likely a slip."""
+    return example.text_b is None and "|||" in example.text_a
+
+
+def expand_input_files(
+    input_file: str, is_left_out: Callable[[str], bool] = lambda path: False
+) -> tuple[str, ...]:
+    """Finds the files that a value of `--input_file` names.
+
+    Args:
+      input_file: "-", the name of an existing file, or names and globs separated by
+        commas.
+      is_left_out: which files are meant by no glob; who names them gets them.
+
+    Returns:
+      The files in the order in which they are read; a glob's are sorted by bytes.
+
+    Raises:
+      InputError: there is no such file, or a glob matches nothing.
+    """
+    if input_file == STDIN or (
+        not is_remote(input_file) and os.path.exists(input_file)
+    ):
+        return (input_file,)
+    paths: list[str] = []
+    for name in input_file.split(","):
+        if name == STDIN:
+            raise InputError(
+                f"{input_file}: standard input cannot be one of several files; "
+                "join them before, as in 'cat a.txt - | bert-extract --input_file=-'"
+            )
+        paths.extend(_expand_name(name, is_left_out))
+    return tuple(paths)
+
+
+def _expand_name(name: str, is_left_out: Callable[[str], bool]) -> list[str]:
+    is_glob = any(character in name for character in "*?[")
+    if is_remote(name):
+        import tensorflow as tf  # only remote paths need it
+
+        try:
+            found = tf.io.gfile.glob(name) if is_glob else [name]
+            if is_glob or tf.io.gfile.exists(name):
+                paths = sorted(found, key=os.fsencode)
+            else:
+                paths = []
+        except tf.errors.OpError as error:
+            raise InputError(f"{name}: cannot look for it: {error.message}") from error
+    elif os.path.exists(name):
+        paths = [name]
+    else:
+        paths = sorted(glob.glob(name, recursive=True), key=os.fsencode)
+    if is_glob and paths != [name]:
+        matched, paths = paths, [path for path in paths if not is_left_out(path)]
+        if matched and not paths:
+            raise InputError(
+                f"{name}: this tool wrote all that matches this pattern, "
+                f"{matched[0]} for one; name the file if it is the text"
+            )
+    if not paths:
+        raise InputError(
+            f"{name}: no file matches this pattern"
+            if is_glob
+            else f"{name}: no such file"
+        )
+    return paths
+
+
+class _GFileReader(io.RawIOBase):
+    """`tf.io.gfile` as a binary stream of Python's; its own readline drops bytes."""
+
+    def __init__(self, path: str) -> None:
+        import tensorflow as tf
+
+        self._errors = tf.errors
+        self._path = path
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET:
+            raise io.UnsupportedOperation("only from the start of the file")
+        self._file.seek(offset)
+        return offset
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            block = self._file.read(len(buffer))
+        except self._errors.OpError as error:
+            raise OSError(None, error.message, self._path) from error
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def open_raw(path: str) -> IO[bytes]:
+    """Opens the bytes of an input as they lie on the disk; the caller closes it."""
+    if path == STDIN:
+        if sys.stdin is None:  # a shell's <&-; another file may have its number
+            raise OSError(errno.EBADF, "it is closed")
+        # Not closed with the reader: it belongs to the process.
+        return open(0, "rb", buffering=_BLOCK_SIZE, closefd=False)
+    if is_remote(path):
+        return io.BufferedReader(_GFileReader(path), _BLOCK_SIZE)
+    return open(path, "rb", buffering=_BLOCK_SIZE)
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what can go wrong while reading an input into an `InputError`."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{path}: not a whole gzip file: {error}. Get a whole one ('gzip -t' "
+            "checks it) and run again without --resume, which goes on with the very "
+            "same input only"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputReadError(f"{name_of(path)}: cannot read it: {reason}") from error
+
+
+def name_of(path: str) -> str:
+    """The path as messages show it."""
+    return "standard input" if path == STDIN else path
+
+
+class Watch(Protocol):
+    """Who is told of a file that is read, and may raise an `InputError`."""
+
+    def begin(self, path: str, opened: IO[bytes]) -> None:
+        """It was opened."""
+        ...
+
+    def end(self, path: str) -> None:
+        """All of it was read that will be."""
+        ...
+
+
+def is_only_returns(block: bytes) -> bool:
+    r"""Whether there is nothing in it but CRs.
+
+    Such a line can only be a file's last one, which no "\n" ends. It is none: the
+    original drops the CRs, and what is empty then is the end of the file to it.
+    """
+    return block.endswith(b"\r") and block.count(b"\r") == len(block)
+
+
+class LineReader:
+    r"""The lines of one file, lazily; only "\n" ends a line.
+
+    What stands behind the last "\n" is a line too, unless it is nothing but CRs.
+
+    Attributes:
+      num_bytes_read: how much of the file on the disk has been read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        start: int = 0,
+        end: int | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Makes a reader of the lines whose first byte is in [start, end).
+
+        Args:
+          path: a file; one that is compressed is only read whole.
+          start: an offset in bytes, anywhere in a line.
+          end: an offset in bytes; None is the end of the file.
+          watch: is told when the file is opened, and when the last line was read.
+        """
+        self.num_bytes_read = 0
+        self._path = path
+        self._start = start
+        self._end = end
+        self._watch = watch
+
+    def __iter__(self) -> Iterator[bytes]:
+        r"""Yields each line without its "\n".
+
+        Raises:
+          InputError: the file cannot be opened or read, or the watch refuses it.
+        """
+        with reading(self._path), open_raw(self._path) as raw:
+            if self._watch is not None:
+                self._watch.begin(self._path, raw)
+            yield from self._lines_of(raw)
+            if self._watch is not None:
+                self._watch.end(self._path)
+
+    def _lines_of(self, raw: IO[bytes]) -> Iterator[bytes]:
+        if is_compressed(self._path):
+            with open_text(self._path, name_of(self._path), raw) as text:
+                for line in text:
+                    self.num_bytes_read = raw.tell()
+                    if is_only_returns(line):
+                        return
+                    lines = [line.removesuffix(b"\n")]
+                    del line
+                    yield lines.pop()
+            return
+        open_text(self._path, name_of(self._path), raw)  # which is raw itself
+        position = 0
+        if self._start:
+            # The line before ends at the first newline from start - 1 on.
+            raw.seek(self._start - 1)
+            position = self._start - 1 + len(raw.readline())
+        for line in raw:
+            if self._end is not None and position >= self._end:
+                return
+            position += len(line)
+            self.num_bytes_read = position - self._start
+            if is_only_returns(line):
+                return
+            # Not kept here while the caller works on it: it may be long.
+            lines = [line.removesuffix(b"\n")]
+            del line
+            yield lines.pop()
+
+
+def read_example(
+    line: bytes, errors: str, path: str, line_number: int, unique_id: int
+) -> Example:
+    """Decodes one line of UTF-8 and reads it.
+
+    Args:
+      line: its bytes, without the newline.
+      errors: "strict", "replace" or "ignore", as Python names them.
+      path: the file, for the message.
+      line_number: the line in that file, from 1, for the message.
+      unique_id: the line's index in the whole input.
+
+    Raises:
+      InputError: errors is "strict" and the line is not UTF-8.
+    """
+    try:
+        if len(line) > _LONG_LINE:
+            return parse_long_line(LongLine(line, errors), unique_id)
+        return parse_line(line.decode("utf-8", errors), unique_id)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name_of(path)}: line {line_number} is not UTF-8: byte "
+            f"0x{line[error.start]:02x} at position {error.start} of the line "
+            f"({error.reason}). Convert the file to UTF-8, or say --errors=replace or "
+            "--errors=ignore"
+        ) from error

@@ -1,0 +1,315 @@
+"""Corpus -> Splits -> Examples: pieces of the input that anyone can read alone."""
+
+import bisect
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from absl import logging
+
+from bert_extract.errors import InputError, OptionsError
+from bert_extract.files import is_remote
+from bert_extract.text.examples import (
+    STDIN,
+    Example,
+    LineReader,
+    is_only_returns,
+    open_raw,
+    read_example,
+    reading,
+)
+from bert_extract.text.stamps import InputWatch
+from bert_extract.text.unpacking import is_compressed
+
+_BLOCK_SIZE = 1 << 22
+# Of more than so many times its share of the input, a shard says so.
+_LARGE_SHARD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The lines of one file whose first byte is in [start, end)."""
+
+    path: str
+    start: int  # bytes
+    end: int | None  # bytes; None is the end of the file
+    first_line: int  # index of the split's first line in its file
+    first_index: int  # index of the split's first line in the whole input
+
+
+def plan_splits(
+    input_files: Sequence[str], shard: tuple[int, int] | None = None
+) -> list[Split]:
+    """Divides the input into the pieces that one run reads.
+
+    Without a shard each file is one split. With one, the bytes of all files, laid end
+    to end, are divided into N equal parts, and shard I has the lines that start in
+    part I. A compressed file is never cut: a cut within it moves to the nearer of its
+    ends, and farther where a part would have nothing (`check_shards` tells if that
+    cannot be). Of what stands before the shard only newlines are counted.
+
+    Args:
+      input_files: the files in order.
+      shard: (I, N), or None for everything.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    if shard is None:
+        # The index of later files' lines follows from reading the earlier ones.
+        return [Split(path, 0, None, 0, 0) for path in input_files]
+    index, num_shards = shard
+    sizes = [_file_size(path) for path in input_files]
+    cuts = _cuts(input_files, sizes, num_shards)
+    first, last = cuts[index], cuts[index + 1]
+    splits: list[Split] = []
+    num_lines = stop = 0
+    for path, size in zip(input_files, sizes, strict=True):
+        begin, stop = stop, stop + size
+        if begin >= last:
+            break
+        start = min(max(first - begin, 0), size)
+        end = min(last - begin, size)
+        if start < end:
+            index_in_file = count_lines(path, start)
+            splits.append(
+                Split(
+                    path,
+                    start,
+                    None if end == size else end,
+                    index_in_file,
+                    num_lines + index_in_file,
+                )
+            )
+        elif not splits:
+            num_lines += count_lines(path, size)
+    return splits
+
+
+def check_shards(input_files: Sequence[str], shard: tuple[int, int]) -> None:
+    """Refuses shards for which compressed files leave nothing; warns of a large one.
+
+    Raises:
+      OptionsError: there are fewer pieces that could be shared than shards.
+      InputError: a file cannot be read.
+    """
+    index, num_shards = shard
+    compressed = [*filter(is_compressed, input_files)]
+    if not compressed:
+        return
+    sizes = [_file_size(path) for path in input_files]
+    num_pieces = _num_pieces(input_files, sizes)
+    if num_pieces < num_shards:
+        raise OptionsError(
+            f"--shard={index}/{num_shards}: the input cannot be shared among so many: "
+            f"{compressed[0]} is compressed, and such a file cannot be cut. Decompress "
+            f"it, or split it into at least {num_shards} files"
+            + (f", or make {num_pieces} shards" if num_pieces > 1 else "")
+        )
+    total = sum(sizes)
+    cuts = _cuts(input_files, sizes, num_shards)
+    num_bytes = cuts[index + 1] - cuts[index]
+    if num_bytes > _LARGE_SHARD * total / num_shards:
+        logging.warning(
+            "--shard=%d/%d has %.0f %% of the input's bytes: compressed files cannot "
+            "be cut; decompress the large ones, or split them into more files",
+            index,
+            num_shards,
+            100 * num_bytes / total,
+        )
+
+
+def _num_pieces(input_files: Sequence[str], sizes: Sequence[int]) -> int:
+    """How many shards can have something."""
+    return sum(
+        min(size, 1) if is_compressed(path) else size
+        for path, size in zip(input_files, sizes, strict=True)
+    )
+
+
+def _cuts(
+    input_files: Sequence[str], sizes: Sequence[int], num_shards: int
+) -> list[int]:
+    """Where shards begin and the last one ends, in bytes of the files end to end."""
+    total = sum(sizes)
+    equal = [total * number // num_shards for number in range(num_shards + 1)]
+    ends = [*itertools.accumulate(sizes)]
+    whole = [
+        (end - size, end)
+        for path, size, end in zip(input_files, sizes, ends, strict=True)
+        if size and is_compressed(path)
+    ]
+    if not whole:
+        return equal
+    places = _Places(whole)
+    cuts = [places.nearest(place) for place in equal]
+    if _num_pieces(input_files, sizes) < num_shards:
+        return cuts
+    # None is empty: each is moved away from the one before, then from the one behind.
+    for number in range(1, num_shards):
+        cuts[number] = max(cuts[number], places.after(cuts[number - 1]))
+    for number in range(num_shards - 1, 0, -1):
+        cuts[number] = min(cuts[number], places.before(cuts[number + 1]))
+    return cuts
+
+
+class _Places:
+    """Where the input may be cut: anywhere but within a compressed file."""
+
+    def __init__(self, whole: Sequence[tuple[int, int]]) -> None:
+        self._begins = [begin for begin, _ in whole]
+        self._ends = [end for _, end in whole]
+
+    def nearest(self, place: int) -> int:
+        """Moves a cut out of a compressed file."""
+        number = bisect.bisect_right(self._begins, place) - 1
+        if number < 0 or place >= self._ends[number]:
+            return place
+        begin, end = self._begins[number], self._ends[number]
+        return begin if place - begin <= end - place else end
+
+    def after(self, place: int) -> int:
+        """The next one."""
+        number = bisect.bisect_right(self._begins, place) - 1
+        return max(place + 1, self._ends[number]) if number >= 0 else place + 1
+
+    def before(self, place: int) -> int:
+        """The one before."""
+        number = bisect.bisect_left(self._ends, place)
+        if number == len(self._ends):
+            return place - 1
+        return min(place - 1, self._begins[number])
+
+
+class SplitReader:
+    """The examples of splits that follow each other in the input."""
+
+    def __init__(
+        self,
+        splits: Sequence[Split],
+        errors: str,
+        num_skipped: int = 0,
+        watch: InputWatch | None = None,
+    ) -> None:
+        """Makes a reader; nothing is opened before it is iterated over.
+
+        Args:
+          splits: as `plan_splits` gives them.
+          errors: what to do with bytes that are not UTF-8, as Python names it.
+          num_skipped: how many lines from the beginning to pass over undecoded.
+          watch: compares each file when it is opened and when its lines are read.
+        """
+        self._splits = splits
+        self._errors = errors
+        self._num_skipped = num_skipped
+        self._watch = watch
+        self._num_bytes_done = 0
+        self._num_lines_read = 0
+        self._lines: LineReader | None = None
+
+    def num_bytes_of(self, num_lines: int) -> int:
+        """How much of the input its first lines take, about, in bytes on the disk.
+
+        Args:
+          num_lines: at most as many as were read, skipped ones included.
+        """
+        current = self._lines
+        num_bytes = self._num_bytes_done + (current.num_bytes_read if current else 0)
+        return num_bytes * num_lines // max(1, self._num_lines_read)
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yields one `Example` a line.
+
+        Raises:
+          InputError: a file cannot be read or has changed, or a line is not UTF-8.
+        """
+        try:
+            yield from self._examples()
+        except InputError:
+            if self._watch is not None:
+                self._watch.check()  # half a line or file has a reason, which it tells
+            raise
+
+    def _examples(self) -> Iterator[Example]:
+        num_to_skip = self._num_skipped
+        unique_id = 0
+        for split in self._splits:
+            unique_id = max(unique_id, split.first_index)
+            self._lines = LineReader(split.path, split.start, split.end, self._watch)
+            line_number = split.first_line
+            for line in self._lines:
+                line_number += 1
+                self._num_lines_read += 1
+                if num_to_skip:
+                    num_to_skip -= 1
+                else:
+                    example = read_example(
+                        line, self._errors, split.path, line_number, unique_id
+                    )
+                    del line  # it may be long
+                    yield example
+                    del example
+                unique_id += 1
+            self._num_bytes_done += self._lines.num_bytes_read
+            self._lines = None
+
+
+def input_size(splits: Sequence[Split]) -> int | None:
+    """The bytes on the disk that the splits will read; None where nobody knows."""
+    total = 0
+    for split in splits:
+        if split.path == STDIN or not (
+            is_remote(split.path) or os.path.isfile(split.path)
+        ):
+            return None
+        end = _file_size(split.path) if split.end is None else split.end
+        total += end - split.start
+    return total
+
+
+def count_lines(path: str, end: int) -> int:
+    """How many lines start before the byte offset `end`.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    if end == 0:
+        return 0
+    if is_compressed(path):
+        return sum(1 for _ in LineReader(path))
+    # A line starts at 0 and after each newline; the last newline before `end` starts
+    # one only if it stands before end - 1.
+    num_lines = 1
+    position = start_of_last = 0
+    with reading(path), open_raw(path) as stream:
+        while block := stream.read(min(_BLOCK_SIZE, end - 1 - position)):
+            num_newlines = block.count(b"\n")
+            if num_newlines:
+                num_lines += num_newlines
+                start_of_last = position + block.rindex(b"\n") + 1
+            position += len(block)
+        stream.seek(start_of_last)
+        return num_lines - _holds_only_returns(stream)
+
+
+def _holds_only_returns(stream: IO[bytes]) -> bool:
+    """Whether what is left of a file is no line: CRs, and nothing else."""
+    while block := stream.read(_BLOCK_SIZE):
+        if not is_only_returns(block):
+            return False
+    return True
+
+
+def _file_size(path: str) -> int:
+    with reading(path):
+        if is_remote(path):
+            import tensorflow as tf  # only remote paths need it
+
+            try:
+                length: int = tf.io.gfile.stat(path).length
+            except tf.errors.OpError as error:
+                raise OSError(None, error.message) from error
+            return length
+        return os.stat(path).st_size

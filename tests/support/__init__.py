@@ -1,0 +1,1 @@
+"""What several test files share, and scripts that need a checkpoint."""

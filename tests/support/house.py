@@ -1,0 +1,126 @@
+"""The plan of the house: its wings, and the order in which modules may import."""
+
+from pathlib import Path
+
+import bert_extract
+
+PACKAGE_DIR = Path(bert_extract.__file__).parent
+
+# The way of the data: each module imports only from those above it. `version` is a
+# constant and stands anywhere.
+ORDER = (
+    # the trunk
+    "errors",
+    "version",
+    "doubt",
+    "formats",
+    "options",
+    "files",
+    # text
+    "text.long_lines",
+    "text.unpacking",
+    "text.examples",
+    "text.stamps",
+    "text.splits",
+    # tokenization
+    "tokenization.unicode14_tables",
+    "tokenization.unicode14",
+    "tokenization.basic_tokenizer",
+    "tokenization.alignment",
+    "tokenization.long_text",
+    "tokenization.tokenizer_config",
+    "tokenization.vocab",
+    "tokenization.tokenizer",
+    # model
+    "model.config",
+    "model.arithmetic",
+    "model.modeling",
+    "model.self_check",
+    "model.devices",
+    "model.pooling",
+    # inputs
+    "inputs.windows",
+    "inputs.features",
+    "inputs.line_parts",
+    "inputs.batching",
+    # checkpoints
+    "checkpoints.base",
+    "checkpoints.tensors",
+    "checkpoints.bundle_index",
+    "checkpoints.tensor_bundle",
+    "checkpoints.model_garden",
+    "checkpoints.safetensors_file",
+    "checkpoints.huggingface",
+    "checkpoints.loading",
+    "checkpoints.model_dir",
+    # output
+    "output.json_lines",
+    "output.record_builder",
+    "output.checksum",
+    "output.append_file",
+    "output.compression",
+    "output.frames",
+    "output.hdf5",
+    "output.parquet",
+    "output.reading",
+    "output.fingerprints",
+    "output.resumable",
+    "output.writers",
+    # the trunk
+    "guard",
+    "pipeline",
+    "progress",
+    "engine",
+    "jobs",
+    "extractor",
+    "parsing",
+    "logs",
+    "cli",
+    "__main__",
+)
+
+# From which other wings a wing imports. The trunk's modules above the first wing are
+# everybody's; those below the last one belong to the trunk alone.
+WINGS: dict[str, tuple[str, ...]] = {
+    "text": (),
+    "tokenization": ("text",),
+    "model": (),
+    "inputs": ("text", "tokenization"),
+    "checkpoints": ("tokenization", "model"),
+    "output": ("text", "inputs", "model"),
+}
+
+# Arrows that WINGS does not have, and that are to go: (from, to).
+EXCEPTIONS: tuple[tuple[str, str], ...] = (
+    ("inputs.features", "model.pooling"),
+    ("inputs.line_parts", "model.pooling"),
+)
+
+# Nobody waits for TensorFlow who only asks for help or reads records back.
+WITH_TENSORFLOW = (
+    "model.modeling",
+    "model.self_check",
+    "model.devices",
+    "checkpoints.base",
+    "checkpoints.tensors",
+    "checkpoints.bundle_index",
+    "checkpoints.tensor_bundle",
+    "checkpoints.model_garden",
+    "checkpoints.safetensors_file",
+    "checkpoints.huggingface",
+    "checkpoints.loading",
+    "checkpoints.model_dir",
+    "engine",
+    "jobs",
+    "extractor",
+)
+
+
+def file_of(module: str) -> Path:
+    """Finds a module's file: "output.hdf5" -> .../output/hdf5.py."""
+    return PACKAGE_DIR.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def wing_of(module: str) -> str:
+    """Names the wing of a module; "" for the trunk."""
+    return module.rpartition(".")[0]
