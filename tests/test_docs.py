@@ -75,8 +75,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             root / name,
             ignore=shutil.ignore_patterns("__pycache__", "output.jsonl*"),
         )
-    for name in ("pyproject.toml", "setup.py"):
-        shutil.copy(REPOSITORY / name, root)
+    shutil.copy(REPOSITORY / "pyproject.toml", root)
     (root / "corpus").mkdir()
     for name, text in CORPUS.items():
         (root / "corpus" / name).write_text(text)
