@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the table of flags into README.md, from the flags of the command.
+"""Writes the table of flags into configs/README.md, from the flags of the command.
 
     .venv/bin/python scripts/make_flags_table.py
 
-A test holds that the table in README.md is the one that this script writes.
+A test holds that the table there is the one that this script writes.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 from bert_extract.cli import make_flags
 from bert_extract.options import Job, Options, help_of
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+TABLE_FILE = Path(__file__).resolve().parent.parent / "configs" / "README.md"
 BEGIN = "<!-- flags: begin; made by scripts/make_flags_table.py -->\n"
 END = "<!-- flags: end -->\n"
 
@@ -47,12 +47,13 @@ def _default(name: str, default: Any) -> str:
     return f"`{text}`"
 
 
-def with_table(readme: str) -> str:
+def with_table(page: str) -> str:
     """Puts the table between its marks."""
-    before, _, rest = readme.partition(BEGIN)
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + flags_table() + END + after
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    text = TABLE_FILE.read_text(encoding="utf-8")
+    TABLE_FILE.write_text(with_table(text), encoding="utf-8")

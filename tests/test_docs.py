@@ -1,4 +1,4 @@
-"""README.md: each block is run, each list in it is whole."""
+"""The README.md files: each block is run, each list is whole, links lead on."""
 
 import gzip
 import json
@@ -16,16 +16,32 @@ import numpy as np
 import pytest
 
 import bert_extract
-from make_flags_table import README, with_table
+from bert_extract.cli import make_flags
+from make_flags_table import TABLE_FILE, with_table
 from support.house import ORDER
 from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from support.running import REPOSITORY, TIMEOUT
 
-TEXT = README.read_text(encoding="utf-8")
+# In the order in which they are read: a block may need what one before it made.
+README, CONFIGS, OUTPUT, CODE, *OTHERS = (
+    REPOSITORY / name
+    for name in (
+        "README.md",
+        "configs/README.md",
+        "bert_extract/output/README.md",
+        "bert_extract/README.md",
+        "scripts/README.md",
+        "tests/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    )
+)
+PAGES = (README, CONFIGS, OUTPUT, CODE, *OTHERS)
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 # A block of text that is no output: it needs the network, and 400 MB.
 DOWNLOAD = "wget https://storage.googleapis.com/bert_models/"
-# A diagram, not an output.
-DIAGRAM = ' "Who was Jim Henson ?'
+# Diagrams, not outputs.
+DIAGRAMS = (' "Who was Jim Henson ?', " errors, options")
 NUM_POSITIONS = 512  # of every published checkpoint
 CORPUS = {
     "a.txt": "the river bank\nWho was Jim Henson ? ||| Jim Henson was a puppeteer\n",
@@ -35,18 +51,21 @@ CORPUS = {
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of the README."""
+    """One fenced block of a page."""
 
     language: str
     text: str
+    page: Path
     line: int
 
 
 def blocks() -> list[Block]:
-    found = re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     return [
-        Block(match[1], match[2], TEXT.count("\n", 0, match.start()) + 1)
-        for match in found
+        Block(match[1], match[2], page, text.count("\n", 0, match.start()) + 1)
+        for page, text in TEXTS.items()
+        for match in re.finditer(
+            r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+        )
     ]
 
 
@@ -175,22 +194,20 @@ def is_number(word: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def outputs(clone: Path, bert_base_dir: Path) -> dict[int, str]:
-    """Runs the README's sh and python blocks in order; their outputs by line."""
-    found: dict[int, str] = {}
+def outputs(clone: Path, bert_base_dir: Path) -> dict[Block, str]:
+    """Runs the pages' sh and python blocks in order; what each of them printed."""
+    found: dict[Block, str] = {}
     for block in blocks():
         if block.language == "sh":
-            found[block.line] = run_well(
-                clone, block.text, BERT_BASE_DIR=str(bert_base_dir)
-            )
+            found[block] = run_well(clone, block.text, BERT_BASE_DIR=str(bert_base_dir))
         elif block.language == "python":
             (clone / "README.py").write_text(block.text, encoding="utf-8")
-            found[block.line] = run_well(clone, "python README.py")
+            found[block] = run_well(clone, "python README.py")
     return found
 
 
 @pytest.fixture(scope="module")
-def bert_flags(clone: Path, outputs: dict[int, str]) -> Path:
+def bert_flags(clone: Path, outputs: dict[Block, str]) -> Path:
     """The flagfile that a block of the README made, which the recipes use."""
     assert outputs
     return clone / "bert.flags"
@@ -203,19 +220,21 @@ def test_every_kind_of_block_is_run() -> None:
 
 
 def test_what_is_shown_as_output_is_the_output_of_the_block_before(
-    outputs: dict[int, str],
+    outputs: dict[Block, str],
 ) -> None:
     before, num_compared = "", 0
     for block in blocks():
-        before = outputs.get(block.line, before)
-        if block.language == "text" and not block.text.startswith((DOWNLOAD, DIAGRAM)):
+        before = outputs.get(block, before)
+        if block.language == "text" and not block.text.startswith(
+            (DOWNLOAD, *DIAGRAMS)
+        ):
             assert_shows(before, block.text)
             num_compared += 1
     assert num_compared == 4
 
 
 def test_the_outputs_of_the_blocks_are_whole(
-    clone: Path, outputs: dict[int, str]
+    clone: Path, outputs: dict[Block, str]
 ) -> None:
     assert outputs
     for name, num_records in (
@@ -238,7 +257,7 @@ def test_the_outputs_of_the_blocks_are_whole(
         assert reader.readline().startswith(b'{"linex_index": 0, "features": [{"token"')
 
 
-def test_the_pipe_shows_two_lines(outputs: dict[int, str]) -> None:
+def test_the_pipe_shows_two_lines(outputs: dict[Block, str]) -> None:
     (piped,) = (text for text in outputs.values() if "{" in text)
     assert [line[:17] for line in piped.splitlines()] == [
         '{"linex_index": 0',
@@ -247,7 +266,7 @@ def test_the_pipe_shows_two_lines(outputs: dict[int, str]) -> None:
 
 
 def test_the_record_that_is_shown_is_one_that_is_written(
-    clone: Path, outputs: dict[int, str]
+    clone: Path, outputs: dict[Block, str]
 ) -> None:
     assert outputs
     shown = json.loads(one_block("json").text)
@@ -338,7 +357,7 @@ def test_a_slurm_array_adds_up_to_the_single_run(
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         assert list(pool.map(run_task, range(2))) == ["", ""]
-    join = re.search(r"`(cat features/part-.*?)`", TEXT)
+    join = re.search(r"`(cat features/part-.*?)`", TEXTS[CONFIGS])
     assert join is not None
     run_well(clone, join[1])
     assert (clone / "features.jsonl").read_bytes() == whole_corpus
@@ -348,11 +367,24 @@ def test_a_slurm_array_adds_up_to_the_single_run(
 
 
 def test_the_table_of_flags_is_the_commands() -> None:
-    assert with_table(TEXT) == TEXT, "run scripts/make_flags_table.py"
+    text = TEXTS[TABLE_FILE]
+    assert with_table(text) == text, "run scripts/make_flags_table.py"
+
+
+def test_flags_that_the_pages_name_are_the_commands() -> None:
+    named = {
+        name
+        for page in (README, CONFIGS, OUTPUT)
+        for name in re.findall(r"`--(\w+)", TEXTS[page])
+    }
+    assert len(named) > 30
+    assert named - set(make_flags()) == set()
 
 
 def test_the_table_of_what_to_open_has_every_module_in_order() -> None:
-    table = TEXT.partition("| I want to change | I open |")[2].partition("\n\n")[0]
+    table = (
+        TEXTS[CODE].partition("| I want to change | I open |")[2].partition("\n\n")[0]
+    )
     plain = {"version", "tokenization.unicode14_tables", "__main__"}
     modules = [module for module in ORDER if module not in plain]
     found = re.findall(r"\b([\w/]+)\.py\b", table)
@@ -360,12 +392,12 @@ def test_the_table_of_what_to_open_has_every_module_in_order() -> None:
 
 
 def test_every_flagfile_is_listed() -> None:
-    listed = re.findall(r"^\| `([\w-]+\.flags)` \|", TEXT, re.MULTILINE)
+    listed = re.findall(r"^\| `([\w-]+\.flags)` \|", TEXTS[CONFIGS], re.MULTILINE)
     assert sorted(listed) == sorted(p.name for p in REPOSITORY.glob("configs/*.flags"))
 
 
 def test_every_published_checkpoint_is_listed() -> None:
-    names = set(re.findall(r"`20\d\d_\d\d_\d\d/([\w-]+)\.zip`", TEXT))
+    names = set(re.findall(r"`20\d\d_\d\d_\d\d/([\w-]+)\.zip`", TEXTS[CONFIGS]))
     small = {f"uncased_L-{layers}" for layers in (2, 4, 6, 8, 10, 12)}
     configs = {path.parent.name for path in REPOSITORY.glob("configs/*/*.json")}
     unlisted = configs - names
@@ -373,15 +405,37 @@ def test_every_published_checkpoint_is_listed() -> None:
     assert names - configs == {"all_bert_models"}
 
 
-def test_files_that_the_readme_links_to_exist() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT)
-    assert links
-    for link in links:
-        assert (REPOSITORY / link).exists(), link
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^##+ (.*)$", text, re.MULTILINE)
+    return {re.sub("[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-def test_headings_that_the_readme_links_to_exist() -> None:
-    headings = re.findall(r"^##+ (.*)$", TEXT, re.MULTILINE)
-    anchors = {re.sub("[^a-z -]", "", h.lower()).replace(" ", "-") for h in headings}
-    for link in re.findall(r"\]\(#([^)]+)\)", TEXT):
-        assert link in anchors
+@pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}"
+)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", TEXTS[page]):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_is_read_here() -> None:
+    folders = ("bert_extract", "configs", "scripts", "tests")
+    found = {
+        path for name in folders for path in (REPOSITORY / name).rglob("README.md")
+    }
+    golden = REPOSITORY / "tests" / "golden" / "README.md"
+    assert found - {golden} == set(PAGES[1:-2])
+    linked = {(REPOSITORY / link.partition("#")[0]) for link in links_of(README)}
+    assert set(PAGES) - {README} <= linked
+
+
+def links_of(page: Path) -> list[str]:
+    return re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXTS[page])
+
+
+def test_the_first_page_is_a_newcomers() -> None:
+    assert TEXTS[README].count("\n") <= 350

@@ -131,6 +131,27 @@ def test_another_state_of_the_project_installs_anew(clone: Path, what: str) -> N
     assert log.read_text().count("-m pip install") == 2
 
 
+def test_the_fast_part_of_check_runs_no_test(clone: Path) -> None:
+    log = clone / "log"
+    write_python(clone / "bin" / "python3", (3, 12), log)
+    run_script(clone, "check")
+    log.unlink()
+    assert run_script(clone, "check", "--fast").returncode == 0
+    assert log.read_text() == "-m ruff format --check .\n-m ruff check .\n-m mypy\n"
+    hook = (REPOSITORY / ".pre-commit-config.yaml").read_text()
+    assert "        entry: scripts/check --fast\n" in hook
+
+
+def test_the_linters_that_check_installs_are_pinned(clone: Path) -> None:
+    log = clone / "log"
+    write_python(clone / "bin" / "python3", (3, 12), log)
+    run_script(clone, "check")
+    constraints = clone / "scripts" / "constraints.txt"
+    assert f" --constraint {constraints} -e {clone}[dev]\n" in log.read_text()
+    pinned = re.findall(r"^([a-z]+)==[\d.]+$", constraints.read_text(), re.MULTILINE)
+    assert pinned == ["mypy", "ruff"]
+
+
 def test_check_stops_at_the_first_failure(clone: Path) -> None:
     log = clone / "log"
     write_python(clone / "bin" / "python3", (3, 12), log)
