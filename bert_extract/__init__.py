@@ -43,10 +43,10 @@ _HOMES = {
     "FeatureExtractor": "extractor",
     "Job": "options",
     "Options": "options",
-    "Record": "records",
+    "Record": "output.json_lines",
     "__version__": "version",
-    "load_features": "reading",
-    "read_features": "reading",
+    "load_features": "output.reading",
+    "read_features": "output.reading",
 }
 
 
