@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bert_extract.options import Job, Options
     from bert_extract.output.json_lines import Record
     from bert_extract.output.reading import load_features, read_features
+    from bert_extract.progress import Summary
     from bert_extract.version import __version__
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "OptionsError",
     "OutputError",
     "Record",
+    "Summary",
     "VocabError",
     "__version__",
     "load_features",
@@ -44,6 +46,7 @@ _HOMES = {
     "Job": "options",
     "Options": "options",
     "Record": "output.json_lines",
+    "Summary": "progress",
     "__version__": "version",
     "load_features": "output.reading",
     "read_features": "output.reading",

@@ -32,9 +32,10 @@ _USAGE = """\
 Writes per-token BERT vectors of text lines to JSONL.
 
 bert-extract --input_file=input.txt --output_file=output.jsonl \\
-  --vocab_file=$BERT_BASE_DIR/vocab.txt \\
-  --bert_config_file=$BERT_BASE_DIR/bert_config.json \\
-  --init_checkpoint=$BERT_BASE_DIR/bert_model.ckpt
+  --model_dir=uncased_L-12_H-768_A-12
+
+Exit codes: 0 done, 1 failed, 2 wrong flags, 130 and 143 stopped by SIGINT and SIGTERM,
+141 the reader of a pipe has gone.
 """
 
 _FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if values["use_tpu"].value:
         return _complain(
-            "--use_tpu=true: this tool runs on GPU and CPU; leave the flag away",
+            "--use_tpu=true: this tool runs on GPU and CPU; leave the flag out",
             EXIT_USAGE,
         )
     options = _from_flags(Options, values)
@@ -192,7 +193,7 @@ def _misplaced(options: Options, values: flags.FlagValues) -> str:
     if options.wants_pooler and values["layers"].present:
         return (
             "--layers: with --sentence_pooling=pooler there are no layers to choose, "
-            "the pooler stands upon the last one; leave one of the two flags away"
+            "the pooler takes the last one; leave one of the two flags out"
         )
     for name, other, wanted in _BESIDE:
         found = getattr(options, other)

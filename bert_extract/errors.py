@@ -12,6 +12,11 @@ BertExtractError
  +-- OutputError       the output cannot be written
 """
 
+import json
+
+# Characters of a value that fit into a message.
+_MOST_SHOWN = 60
+
 
 class BertExtractError(Exception):
     """Says what happened, where, what was expected, what was found, and the way out.
@@ -55,3 +60,9 @@ class NotFiniteError(BertExtractError):
 
 class OutputError(BertExtractError):
     """The output cannot be created, written, or put in its place."""
+
+
+def as_shown(value: object) -> str:
+    """A value as messages show it: as JSON, cut where it would fill the screen."""
+    text = json.dumps(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

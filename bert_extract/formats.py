@@ -64,8 +64,7 @@ def check_installed(
     if package and importlib.util.find_spec(package) is None:
         raise error(
             f"{path}: the format {output_format.name} needs the package {package}, "
-            "which is not installed: pip install "
-            f"'bert-extract[{output_format.extra}]', or pip install {package}"
+            f"which is not installed: pip install {package}"
         )
 
 

@@ -212,8 +212,8 @@ class Options:
             if value != default:
                 raise OptionsError(
                     f"--{name}={value}: with --sentence_pooling=pooler there are no "
-                    "layers to choose, the pooler stands upon the last one; leave one "
-                    "of the two flags away"
+                    "layers to choose, the pooler takes the last one; leave one of "
+                    "the two flags out"
                 )
 
     def _check_doc_stride(self) -> None:
@@ -318,7 +318,7 @@ class Job:
             raise OptionsError(
                 f"--output_file={self.output_file} and --output_dir={self.output_dir} "
                 "are both given: the first is for one output of all input files, the "
-                "second for one output of each; leave one of them away"
+                "second for one output of each; leave one of them out"
             )
         _check_choice("errors", self.errors, ERROR_HANDLERS)
         self._check_format()

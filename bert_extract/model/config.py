@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bert_extract.errors import ConfigError
+from bert_extract.errors import ConfigError, as_shown
 from bert_extract.files import read_bytes
 
 
@@ -252,7 +252,7 @@ def _read_json_object(bert_config_file: str) -> dict[str, Any]:
     if not isinstance(json_object, dict):
         raise ConfigError(
             f"{bert_config_file}: expected a JSON object with the keys of a "
-            f"bert_config.json; found {_shorten(json_object)}"
+            f"bert_config.json; found {as_shown(json_object)}"
         )
     return json_object
 
@@ -262,7 +262,7 @@ def _size(bert_config_file: str, key: str, value: object, limit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
         raise ConfigError(
             f'{bert_config_file}: "{key}" must be a whole number from 1 to {limit}; '
-            f"found {_shorten(value)}"
+            f"found {as_shown(value)}"
         )
     return value
 
@@ -280,7 +280,7 @@ def _activation(
         return activations[value.lower()]
     raise ConfigError(
         f'{bert_config_file}: "hidden_act" must be one of {", ".join(activations)}; '
-        f"found {_shorten(value)}"
+        f"found {as_shown(value)}"
     )
 
 
@@ -291,7 +291,7 @@ def _check_model(bert_config_file: str, json_object: dict[str, Any]) -> None:
         return
     if model_type is not None:
         raise ConfigError(
-            f'{bert_config_file}: "model_type" is {_shorten(model_type)}: only '
+            f'{bert_config_file}: "model_type" is {as_shown(model_type)}: only '
             '"bert" is read here, and another model with its weights would give '
             "vectors of no meaning"
         )
@@ -301,7 +301,7 @@ def _check_model(bert_config_file: str, json_object: dict[str, Any]) -> None:
     ):
         raise ConfigError(
             f'{bert_config_file}: "architectures" must be those of a BERT, such as '
-            f'["BertModel"]; found {_shorten(architectures)}'
+            f'["BertModel"]; found {as_shown(architectures)}'
         )
 
 
@@ -311,15 +311,15 @@ def _check_plain(bert_config_file: str, json_object: dict[str, Any]) -> None:
         value = json_object.get(key)
         if value not in plain:
             raise ConfigError(
-                f'{bert_config_file}: "{key}" is {_shorten(value)}: of a BERT with '
-                f"anything but {_shorten(plain[0])} there the vectors are not computed "
+                f'{bert_config_file}: "{key}" is {as_shown(value)}: of a BERT with '
+                f"anything but {as_shown(plain[0])} there the vectors are not computed "
                 "here"
             )
     own_code = json_object.get("auto_map")
     if isinstance(own_code, dict) and "AutoModel" in own_code:
         raise ConfigError(
             f'{bert_config_file}: "auto_map" names a program of its own for the model, '
-            f"{_shorten(own_code)}: only BERT as it was published is computed here, "
+            f"{as_shown(own_code)}: only BERT as it was published is computed here, "
             "and no code that comes with a checkpoint is run"
         )
 
@@ -329,7 +329,7 @@ def _epsilon(bert_config_file: str, value: object) -> float:
     if not isinstance(value, float) or not 0.0 < value < 1.0:
         raise ConfigError(
             f'{bert_config_file}: "layer_norm_eps" must be a number between 0 and 1; '
-            f"found {_shorten(value)}"
+            f"found {as_shown(value)}"
         )
     return value
 
@@ -354,9 +354,3 @@ def _warnings(
             "and layer_norm_eps is 1e-12"
         )
     return tuple(warnings)
-
-
-def _shorten(value: object) -> str:
-    """The value as JSON, cut where it would fill the screen."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

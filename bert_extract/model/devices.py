@@ -121,7 +121,7 @@ def warn_of_unusable_gpu() -> None:
     if os.path.exists("/dev/nvidiactl") and not is_hidden:
         logging.warning(
             "THERE IS A GPU THAT TENSORFLOW CANNOT USE; going on with the CPU. "
-            "Install the CUDA libraries with: pip install 'bert-extract[cuda]'"
+            "Install the CUDA libraries with: pip install 'tensorflow[and-cuda]'"
         )
 
 

@@ -396,26 +396,6 @@ def check_finite(record: Record) -> None:
                 )
 
 
-def from_json(line: str | bytes) -> Record:
-    """Read one record back.
-
-    Args:
-        line: what `JsonFormatter.format` or upstream's extract_features.py wrote.
-
-    Returns:
-        The record; its layers are float32 [num_tokens, hidden_size]. A record without
-        tokens has lost its indexes and its layers.
-
-    Raises:
-        InputError: the line is not such a record.
-    """
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"expected a record in JSON: {error}") from error
-    return to_record(entry)
-
-
 def to_record(entry: Any) -> Record:
     """Turn a decoded line of JSON into a record.
 

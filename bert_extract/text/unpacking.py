@@ -69,7 +69,7 @@ def _unpacked(path: str, name: str, raw: IO[bytes]) -> IO[bytes]:
     if importlib.util.find_spec("zstandard") is None:
         raise InputError(
             f"{name}: reading it needs the package zstandard, which is not installed: "
-            "pip install 'bert-extract[zst]', or pip install zstandard"
+            "pip install zstandard"
         )
     return io.BufferedReader(_ZstandardText(name, raw))
 

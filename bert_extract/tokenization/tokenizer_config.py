@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from bert_extract.errors import ConfigError, VocabError
+from bert_extract.errors import ConfigError, VocabError, as_shown
 from bert_extract.files import find_bytes
 from bert_extract.tokenization.basic_tokenizer import MAX_CHARS_PER_WORD
 
@@ -68,16 +68,16 @@ def resolve_lower_case(
     if not isinstance(said.value, bool):
         raise ConfigError(
             f'{said.path}: "do_lower_case" must be true or false; found '
-            f"{_shorten(said.value)}"
+            f"{as_shown(said.value)}"
         )
     lower_case = said.value if do_lower_case is None else do_lower_case
     strip_accents = settings.get("strip_accents")
     if strip_accents and strip_accents.value not in (None, lower_case):
         raise ConfigError(
             f'{strip_accents.path}: "strip_accents" is '
-            f"{_shorten(strip_accents.value)}: accents are stripped here where the "
+            f"{as_shown(strip_accents.value)}: accents are stripped here where the "
             f"text is lower-cased, and there only; do_lower_case is "
-            f"{_shorten(lower_case)}"
+            f"{as_shown(lower_case)}"
         )
     return lower_case
 
@@ -103,8 +103,8 @@ def read_wordpieces(path: str, content: bytes) -> tuple[str, ...] | None:
     for key, plain in _PLAIN_MODEL.items():
         if model.get(key, plain) != plain:
             raise VocabError(
-                f'{path}: "{key}" must be {_shorten(plain)}, as in BERT; found '
-                f"{_shorten(model[key])}"
+                f'{path}: "{key}" must be {as_shown(plain)}, as in BERT; found '
+                f"{as_shown(model[key])}"
             )
     vocab: Any = model.get("vocab")
     ids: list[Any] = list(vocab.values()) if isinstance(vocab, dict) else [None]
@@ -165,7 +165,7 @@ def _check_cutting(path: str, tokenizer: dict[str, Any]) -> None:
     if words:
         raise ConfigError(
             f'{path}: "added_tokens" has {len(words)} that '
-            f"{'is' if len(words) == 1 else 'are'} not special, {_shorten(words[0])} "
+            f"{'is' if len(words) == 1 else 'are'} not special, {as_shown(words[0])} "
             "first: text is cut here as BERT cuts it, without any, and the model's "
             "vectors would not be the ones meant"
         )
@@ -207,8 +207,8 @@ def _normalizer_settings(path: str, tokenizer: dict[str, Any]) -> dict[str, _Set
 
 def _refusal(path: str, key: str, value: object, plain: object) -> ConfigError:
     return ConfigError(
-        f'{path}: "{key}" is {_shorten(value)}: text is cut here as BERT cuts it, with '
-        f"{_shorten(plain)}, and the model's vectors would not be the ones meant"
+        f'{path}: "{key}" is {as_shown(value)}: text is cut here as BERT cuts it, with '
+        f"{as_shown(plain)}, and the model's vectors would not be the ones meant"
     )
 
 
@@ -225,12 +225,6 @@ def _read_object(path: str) -> dict[str, Any] | None:
         ) from error
     if not isinstance(json_object, dict):
         raise ConfigError(
-            f"{path}: expected a JSON object; found {_shorten(json_object)}"
+            f"{path}: expected a JSON object; found {as_shown(json_object)}"
         )
     return json_object
-
-
-def _shorten(value: object) -> str:
-    """The value as JSON, cut where it would fill the screen."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

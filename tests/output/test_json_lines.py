@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import bert_extract.output.json_lines
 from bert_extract.errors import InputError, NotFiniteError
-from bert_extract.output.json_lines import JsonFormatter, Record, from_json
+from bert_extract.output.json_lines import JsonFormatter, Record, to_record
 from bert_extract.output.reading import read_features
 from support.nasty_records import NASTY_TOKENS, annotated, parts_of
 
@@ -237,7 +237,7 @@ def test_nasty_tokens(kernel: str) -> None:
     for _ in range(2):  # the second time from the cache
         line = bytes(formatter.format(record)).decode("ascii")
         assert line == original_line(record)
-    assert from_json(line).tokens == NASTY_TOKENS
+    assert to_record(json.loads(line)).tokens == NASTY_TOKENS
 
 
 @each_kernel
@@ -265,7 +265,7 @@ def test_texts_and_offsets(kernel: str, kind: str) -> None:
     formatter = JsonFormatter((0, -1), kernel=kernel)
     line = bytes(formatter.format(record)).decode("ascii")
     assert line == original_line(record)
-    found = from_json(line)
+    found = to_record(json.loads(line))
     assert (found.texts, found.offsets) == (record.texts, record.offsets)
     assert found.tokens == NASTY_TOKENS
 
@@ -464,7 +464,7 @@ def test_records_read_back(tmp_path: Path, kernel: str, name: str) -> None:
 
 
 def test_a_record_without_tokens_reads_back() -> None:
-    record = from_json('{"linex_index": 5, "features": []}')
+    record = to_record({"linex_index": 5, "features": []})
     assert record == Record(5, (), (), ())
 
 
@@ -496,8 +496,6 @@ def test_a_record_without_tokens_reads_back() -> None:
     ],
 )
 def test_a_line_that_is_no_record(tmp_path: Path, line: str) -> None:
-    with pytest.raises(InputError, match="expected"):
-        from_json(line)
     path = tmp_path / "out.jsonl"
     path.write_text('{"linex_index": 0, "features": []}\n' + line + "\n")
     with pytest.raises(InputError, match=r"out\.jsonl: .*line 2") as raised:
