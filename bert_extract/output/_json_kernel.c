@@ -10,6 +10,9 @@
  * decimals of 15 digits survive the way to float64 and back, so repr() finds the
  * digits of n again. From 1e9 on the caller takes the slow way.
  *
+ * Three forms write the same bytes: plain C, AVX2, and AVX-512 with its instructions
+ * for bytes (VBMI2). A call takes the last one that the CPU has.
+ *
  * Capacity. A value takes at most 19 bytes with its ", ": a sign, 9 digits, the
  * point, 6 digits, 2. (The exponent form, "-9.9e-05, ", takes 10.) Stores are wider
  * than what they add, by at most 63 bytes, and only bytes that later stores
@@ -26,7 +29,7 @@
 #if defined(__x86_64__) && \
     ((defined(__clang__) && __clang_major__ >= 9) || \
      (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 9))
-#define HAVE_AVX512_CODE 1
+#define HAVE_VECTOR_CODE 1
 #include <immintrin.h>
 #endif
 
@@ -121,7 +124,129 @@ static char *write_values_scalar(char *out, const float *values, int64_t num_val
     return out;
 }
 
-#ifdef HAVE_AVX512_CODE
+#ifdef HAVE_VECTOR_CODE
+static int have_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
+}
+
+/* Which bytes make up a value's text, by its sign and the number of zeros left out at
+ * its end. The bytes to take from are the digits from the last, at 0, to the first, at
+ * 6, then the sign and these marks. Each row ends with the length of the text. */
+enum { SIGN = 7, POINT, COMMA, SPACE };
+static const uint8_t TEXTS[2][8][16] __attribute__((aligned(64))) = {
+    {
+        {6, POINT, 5, 4, 3, 2, 1, 0, COMMA, SPACE, [15] = 10},
+        {6, POINT, 5, 4, 3, 2, 1, COMMA, SPACE, [15] = 9},
+        {6, POINT, 5, 4, 3, 2, COMMA, SPACE, [15] = 8},
+        {6, POINT, 5, 4, 3, COMMA, SPACE, [15] = 7},
+        {6, POINT, 5, 4, COMMA, SPACE, [15] = 6},
+        {6, POINT, 5, COMMA, SPACE, [15] = 5},
+    },
+    {
+        {SIGN, 6, POINT, 5, 4, 3, 2, 1, 0, COMMA, SPACE, [15] = 11},
+        {SIGN, 6, POINT, 5, 4, 3, 2, 1, COMMA, SPACE, [15] = 10},
+        {SIGN, 6, POINT, 5, 4, 3, 2, COMMA, SPACE, [15] = 9},
+        {SIGN, 6, POINT, 5, 4, 3, COMMA, SPACE, [15] = 8},
+        {SIGN, 6, POINT, 5, 4, COMMA, SPACE, [15] = 7},
+        {SIGN, 6, POINT, 5, COMMA, SPACE, [15] = 6},
+    },
+};
+
+/* Write one value. The lowest bit of `kept` is the last digit to write, bit 7 is the
+ * sign. (TEXTS[sign][zeros] is the same place, but GCC makes slower code of it.) */
+__attribute__((target("avx2,bmi"), always_inline)) static inline char *
+write_one(char *out, __m128i bytes, uint32_t kept)
+{
+    uint32_t zeros = (uint32_t)__builtin_ctz(kept);
+    const uint8_t *text = (const uint8_t *)TEXTS + ((kept & 128) | zeros << 4);
+    bytes = _mm_shuffle_epi8(bytes, _mm_load_si128((const void *)text));
+    _mm_storeu_si128((void *)out, bytes);
+    return out + text[15];
+}
+
+/* Write four values, each in four times 16 bits: -1.234560 as 60, 45, 23, 11. */
+__attribute__((target("avx2,bmi"), always_inline)) static inline char *
+write_four_pairs(char *out, __m256i pairs)
+{
+    /* 0, 6, 5, 4, 3, 2, 1, 1, in 8 bits each: the tens move up by 256 - 10. */
+    __m256i tens = _mm256_mulhi_epu16(pairs, _mm256_set1_epi16(6554));
+    __m256i digits = _mm256_add_epi16(
+        pairs, _mm256_mullo_epi16(tens, _mm256_set1_epi16(256 - 10)));
+    /* A bit for each byte that is not 0, and for the first decimal always. */
+    uint32_t kept = (uint32_t)_mm256_movemask_epi8(
+        _mm256_add_epi8(digits, _mm256_set1_epi64x(0x7f7f807f7f7f7f7f)));
+    /* '0' to '9', and '-' where the sign is 1 */
+    __m256i text = _mm256_add_epi8(digits, _mm256_set1_epi64x(0x2c30303030303030));
+    __m256i marks = _mm256_set1_epi64x(0x202c2e); /* "., " */
+    __m256i even = _mm256_unpacklo_epi64(text, marks);
+    __m256i odd = _mm256_unpackhi_epi64(text, marks);
+    out = write_one(out, _mm256_castsi256_si128(even), kept);
+    out = write_one(out, _mm256_castsi256_si128(odd), kept >> 8);
+    out = write_one(out, _mm256_extracti128_si256(even, 1), kept >> 16);
+    return write_one(out, _mm256_extracti128_si256(odd, 1), kept >> 24);
+}
+
+/* Multiply by 10^6 and round, ties to even; 2^31 for NaN and what does not fit. */
+__attribute__((target("avx2,bmi"), always_inline)) static inline __m128i
+to_millionths(__m128 magnitude)
+{
+    return _mm256_cvtpd_epi32(
+        _mm256_mul_pd(_mm256_cvtps_pd(magnitude), _mm256_set1_pd(1e6)));
+}
+
+/* Eight values at a time, each in 32 bits. Eight that are not all of the usual kind,
+ * 1e-4 <= |x| < 10, take the scalar way. */
+__attribute__((target("avx2,bmi"))) static char *
+write_values_avx2(char *out, const float *values, int64_t num_values)
+{
+    int64_t i = 0;
+    for (; i + 8 <= num_values; i += 8) {
+        __m256 x = _mm256_loadu_ps(values + i);
+        __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+        __m256i n = _mm256_inserti128_si256(
+            _mm256_castsi128_si256(to_millionths(_mm256_castps256_ps128(magnitude))),
+            to_millionths(_mm256_extractf128_ps(magnitude, 1)), 1);
+        /* n - 100 < 10^7 - 100, as unsigned numbers */
+        __m256i above = _mm256_sub_epi32(n, _mm256_set1_epi32(100));
+        __m256i usual = _mm256_cmpeq_epi32(
+            above, _mm256_min_epu32(above, _mm256_set1_epi32(10000000 - 100 - 1)));
+        if (UNLIKELY(_mm256_movemask_epi8(usual) != -1)) {
+            out = write_values_scalar(out, values + i, 8);
+            if (!out)
+                return 0;
+            continue;
+        }
+        /* The sign becomes an eighth digit: -1.234560 -> 11234560. */
+        __m256i negative = _mm256_srai_epi32(_mm256_castps_si256(x), 31);
+        n = _mm256_add_epi32(
+            n, _mm256_and_si256(negative, _mm256_set1_epi32(10000000)));
+        /* The order 0, 1, 4, 5, 2, 3, 6, 7, from which unpacking makes the right one */
+        n = _mm256_permute4x64_epi64(n, 0xd8);
+        /* 4560 and 1123, in 16 bits each. Multiply and shift is division by 10^4, by
+         * 100 and by 10, exact for every n in question (tests run through all of
+         * them). The odd numbers' quotients stay in the upper halves. */
+        __m256i factor = _mm256_set1_epi32((int)3518437209);
+        __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(n, factor), 45);
+        __m256i odd = _mm256_srli_epi64(
+            _mm256_mul_epu32(_mm256_srli_epi64(n, 32), factor), 45 - 32);
+        __m256i high = _mm256_blend_epi32(even, odd, 0xaa);
+        __m256i low =
+            _mm256_sub_epi32(n, _mm256_madd_epi16(high, _mm256_set1_epi32(10000)));
+        __m256i halves = _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+        /* 60, 45, 23, 11, in 8 bits each: the hundreds move up by 256 - 100. */
+        high = _mm256_srli_epi16(
+            _mm256_mulhi_epu16(halves, _mm256_set1_epi16(10486)), 4);
+        __m256i pairs = _mm256_add_epi16(
+            halves, _mm256_mullo_epi16(high, _mm256_set1_epi16(256 - 100)));
+        __m256i zero = _mm256_setzero_si256();
+        out = write_four_pairs(out, _mm256_unpacklo_epi8(pairs, zero));
+        out = write_four_pairs(out, _mm256_unpackhi_epi8(pairs, zero));
+    }
+    return write_values_scalar(out, values + i, num_values - i);
+}
+
 #define AVX512_FEATURES "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2"
 
 static int have_avx512(void)
@@ -219,6 +344,21 @@ write_values_avx512(char *out, const float *values, int64_t num_values)
 }
 #endif
 
+/* The form that a call takes: the best, up to `form`, that was built and that the CPU
+ * has. 0 is plain C, 1 AVX2, 2 AVX-512. */
+int bert_extract_json_form(int form)
+{
+#ifdef HAVE_VECTOR_CODE
+    if (form >= 2 && have_avx512())
+        return 2;
+    if (form >= 1 && have_avx2())
+        return 1;
+#else
+    (void)form;
+#endif
+    return 0;
+}
+
 /* Write one record.
  *
  * layers: num_layers pointers to float32 [num_tokens, hidden_size].
@@ -226,7 +366,7 @@ write_values_avx512(char *out, const float *values, int64_t num_values)
  *     one after the last; a piece ends where the next begins.
  * layer_blob, layer_ends: num_layers + 1 pieces, one before each layer's values and
  *     one after the last.
- * use_vectors: 0 keeps to plain C, for the tests.
+ * form: the best one to take; less than 2 is for tests and benchmarks.
  * out: the pieces' bytes, 19 for a value and 64 more must fit.
  *
  * Returns the number of bytes written; -1 if a value is not finite or is 1e9 or more.
@@ -235,15 +375,16 @@ int64_t bert_extract_write_record(const float *const *layers, int64_t num_tokens
                                   int64_t num_layers, int64_t hidden_size,
                                   const char *token_blob, const int64_t *token_ends,
                                   const char *layer_blob, const int64_t *layer_ends,
-                                  int use_vectors, char *out)
+                                  int form, char *out)
 {
     char *(*write_values)(char *, const float *, int64_t) = write_values_scalar;
     char *begin = out;
-#ifdef HAVE_AVX512_CODE
-    if (use_vectors && have_avx512())
+    form = bert_extract_json_form(form);
+#ifdef HAVE_VECTOR_CODE
+    if (form == 2)
         write_values = write_values_avx512;
-#else
-    (void)use_vectors;
+    else if (form == 1)
+        write_values = write_values_avx2;
 #endif
     for (int64_t token = 0; token < num_tokens; token++) {
         out = write_piece(out, token_blob, token_ends, token);

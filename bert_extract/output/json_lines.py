@@ -122,13 +122,16 @@ def _load_kernel() -> ctypes.CDLL | None:
         ctypes.c_void_p,  # token_ends
         ctypes.c_char_p,  # layer_blob
         ctypes.c_void_p,  # layer_ends
-        ctypes.c_int,  # use_vectors
+        ctypes.c_int,  # form
         ctypes.c_void_p,  # out
     ]
     return kernel
 
 
 _KERNEL = _load_kernel()
+
+# The best of its forms that the C kernel may take.
+_FORMS = {"scalar": 0, "avx2": 1, "compiled": 2}
 
 
 class JsonFormatter:
@@ -139,8 +142,9 @@ class JsonFormatter:
 
     Attributes:
         kernel: "compiled" where the C kernel was built, else "python". Tests and
-            benchmarks ask for one of them, or for "scalar", which is the C kernel
-            without vector instructions. All write the same bytes.
+            benchmarks ask for one of them, or for a form of the C kernel that a
+            better CPU leaves aside: "avx2", or "scalar" for no vector instructions.
+            All write the same bytes.
     """
 
     def __init__(
@@ -148,10 +152,14 @@ class JsonFormatter:
     ) -> None:
         if kernel is None:
             kernel = "python" if _KERNEL is None else "compiled"
-        if kernel not in ("compiled", "scalar", "python"):
-            raise ValueError(f"kernel={kernel!r}: expected compiled, scalar or python")
+        if kernel not in (*_FORMS, "python"):
+            raise ValueError(
+                f"kernel={kernel!r}: expected compiled, avx2, scalar or python"
+            )
         if kernel != "python" and _KERNEL is None:
             raise ValueError(f"kernel={kernel!r}: the C kernel was not built")
+        if kernel == "avx2" and _KERNEL and _KERNEL.bert_extract_json_form(1) != 1:
+            raise ValueError("kernel='avx2': the CPU or the compiler has no AVX2")
         self.kernel = kernel
         self._indexes = tuple(indexes)
         self._layer_pieces = _layer_pieces(self._indexes)
@@ -230,7 +238,7 @@ class JsonFormatter:
             _address(token_ends),
             self._layer_blob,
             _address(self._layer_ends),
-            self.kernel == "compiled",
+            _FORMS[self.kernel],
             _address(out),
         )
         return None if num_bytes < 0 else out.data[:num_bytes]

@@ -470,7 +470,7 @@ def test_what_a_missing_key_should_say_is_read_off_the_weights(
         with pytest.raises(ConfigError) as caught:
             read_config(str(config_file), prefix, dialect)
         message = str(caught.value)
-        assert f'the key "{key}" is missing; is this the {dialect} of ' in message
+        assert f'the key "{key}" is missing; is this the {dialect.value} of ' in message
         assert message.endswith(f"has {key} {found}" if found else "checkpoint?")
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -24,12 +25,17 @@ from support.nasty_records import NASTY_TOKENS, annotated, parts_of
 
 Float32 = NDArray[np.float32]
 
-COMPILED = bert_extract.output.json_lines._load_kernel() is not None
-needs_kernel = pytest.mark.skipif(not COMPILED, reason="the C kernel was not built")
+KERNEL = bert_extract.output.json_lines._load_kernel()
+needs_kernel = pytest.mark.skipif(KERNEL is None, reason="the C kernel was not built")
+needs_avx2 = pytest.mark.skipif(
+    KERNEL is None or KERNEL.bert_extract_json_form(1) != 1,
+    reason="the CPU or the compiler has no AVX2",
+)
 each_kernel = pytest.mark.parametrize(
     "kernel",
     [
         pytest.param("compiled", marks=needs_kernel),
+        pytest.param("avx2", marks=needs_avx2),
         pytest.param("scalar", marks=needs_kernel),
         "python",
     ],
@@ -175,14 +181,32 @@ def test_large_values(kernel: str) -> None:
     check(np.array([999999936.0, -999999936.0] * 8, dtype=np.float32), kernel, 16)
 
 
-@needs_kernel
-def test_vectors_and_scalars_agree_on_every_usual_number() -> None:
-    vectors = JsonFormatter((-1,), kernel="compiled")
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param("compiled", marks=needs_kernel),
+        pytest.param("avx2", marks=needs_avx2),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_vectors_and_scalars_agree_on_every_usual_number(
+    kernel: str, sign: int
+) -> None:
+    vectors = JsonFormatter((-1,), kernel=kernel)
     scalars = JsonFormatter((-1,), kernel="scalar")
     for first in range(0, 10_000_000, 1_000_000):
         n = np.arange(first, first + 1_000_000)
-        record = one_layer((n / 1e6).astype(np.float32), 1000)
+        record = one_layer((sign * n / 1e6).astype(np.float32), 1000)
         assert vectors.format(record) == scalars.format(record)
+
+
+@each_kernel
+@pytest.mark.parametrize("value", [10.0, 2147.5, 4294.967, 9.9e-5, 0.0, 1e30])
+def test_one_unusual_value_at_each_place(kernel: str, value: float) -> None:
+    rows = np.full((16, 16), -0.5, dtype=np.float32)
+    np.fill_diagonal(rows, value)
+    check(rows.ravel(), kernel, 16)
+    check(-rows.ravel(), kernel, 16)
 
 
 @pytest.mark.slow
@@ -387,8 +411,23 @@ def test_a_line_owns_its_memory(kernel: str) -> None:
 
 
 def test_an_unknown_kernel_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected compiled, scalar or python"):
+    with pytest.raises(ValueError, match="expected compiled, avx2, scalar or python"):
         JsonFormatter((-1,), kernel="fortran")
+
+
+@needs_kernel
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(),
+    reason="asks Linux on x86-64 what the CPU has",
+)
+def test_the_avx2_form_is_there_where_the_cpu_has_avx2() -> None:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next(line for line in lines if line.startswith("flags")).split()
+    if {"avx2", "bmi1"} <= set(flags):
+        assert JsonFormatter((-1,), kernel="avx2").kernel == "avx2"
+    else:
+        with pytest.raises(ValueError, match="no AVX2"):
+            JsonFormatter((-1,), kernel="avx2")
 
 
 def test_without_the_compiled_kernel_the_package_works_all_the_same(
