@@ -34,8 +34,8 @@ Writes per-token BERT vectors of text lines to JSONL.
 bert-extract --input_file=input.txt --output_file=output.jsonl \\
   --model_dir=uncased_L-12_H-768_A-12
 
-Exit codes: 0 done, 1 failed, 2 wrong flags, 130 and 143 stopped by SIGINT and SIGTERM,
-141 the reader of a pipe has gone.
+Exit codes: 0 done, 1 failed, 2 wrong flags, 130 and 143 stopped by SIGINT and
+SIGTERM, 141 the reader of a pipe has gone.
 """
 
 _FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
