@@ -432,7 +432,7 @@ def test_a_package_that_is_missing_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = (
         f"out.* the format {output_format.name} needs the package "
-        f"{output_format.package}, .* pip install 'bert-extract.{output_format.extra}.'"
+        f"{output_format.package}, .*: pip install {output_format.package}"
     )
     with pytest.raises(InputError, match=message):
         load_features(path)
