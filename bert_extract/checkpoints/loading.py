@@ -73,12 +73,12 @@ def open_checkpoint(init_checkpoint: str) -> Checkpoint:
     """Finds the checkpoint, and its format by what is in it; reads no weights.
 
     Args:
-        init_checkpoint: the prefix of TensorFlow's files, a safetensors file or the
-            index of several, or a directory that holds one of them.
+      init_checkpoint: the prefix of TensorFlow's files, a safetensors file or the
+        index of several, or a directory that holds one of them.
 
     Raises:
-        CheckpointError: the checkpoint is missing, broken, or of a format that is not
-            read.
+      CheckpointError: the checkpoint is missing, broken, or of a format that is not
+        read.
     """
     safetensors_file = find_safetensors(init_checkpoint)
     if safetensors_file is not None:
@@ -98,7 +98,7 @@ def config_dialect(init_checkpoint: str) -> Dialect:
     another gelu by the same word. What is not there counts as Google's.
 
     Raises:
-        CheckpointError: as `open_checkpoint`.
+      CheckpointError: as `open_checkpoint`.
     """
     is_safetensors = find_safetensors(init_checkpoint) is not None
     return Dialect.HUGGING_FACE if is_safetensors else Dialect.GOOGLE
@@ -110,14 +110,14 @@ def read_config(
     """Reads the config of a checkpoint.
 
     Args:
-        bert_config_file: its name.
-        init_checkpoint: as `open_checkpoint` takes it.
-        dialect: what `config_dialect` says of that.
+      bert_config_file: its name.
+      init_checkpoint: as `open_checkpoint` takes it.
+      dialect: what `config_dialect` says of that.
 
     Raises:
-        ConfigError: as `BertConfig.from_json_file`; what a missing key should say is
-            in the message if the checkpoint shows it.
-        CheckpointError: it should be asked that, and cannot be opened.
+      ConfigError: as `BertConfig.from_json_file`; what a missing key should say is
+        in the message if the checkpoint shows it.
+      CheckpointError: it should be asked that, and cannot be opened.
     """
     try:
         return BertConfig.from_json_file(bert_config_file, dialect)
@@ -139,14 +139,14 @@ def load_weights(
     """Checks that the checkpoint is the config's, and reads the encoder's weights.
 
     Args:
-        init_checkpoint: as `open_checkpoint` takes it.
-        config: every variable that it implies must be there with its exact shape.
-        num_layers: read the embeddings and this many encoder layers; all by default.
-        with_pooler: read the pooler, too, which then must be there.
+      init_checkpoint: as `open_checkpoint` takes it.
+      config: every variable that it implies must be there with its exact shape.
+      num_layers: read the embeddings and this many encoder layers; all by default.
+      with_pooler: read the pooler, too, which then must be there.
 
     Raises:
-        CheckpointError: the checkpoint is missing, broken, of another format, or
-            lacks an encoder variable of the shape that the config says.
+      CheckpointError: the checkpoint is missing, broken, of another format, or
+        lacks an encoder variable of the shape that the config says.
     """
     checkpoint = open_checkpoint(init_checkpoint)
     expected = variable_shapes(config, with_pooler)
@@ -204,7 +204,7 @@ def _check_variables(
         hints = _hints(checkpoint, config, holds_bert=bool(names))
         if missing and lacks_pooler_alone:
             hints = [
-                "It has no pooler, so --sentence_pooling=pooler cannot be had of it: "
+                "It has no pooler, so --sentence_pooling=pooler cannot be computed: "
                 "take mean, cls or max"
             ]
         raise CheckpointError(f"{checkpoint.path}: " + "\n".join(problems + hints))

@@ -420,7 +420,7 @@ class ObjectCheckpoint(Bundle):
         if unknown:
             names = "".join(f"\n  {name}" for name in unknown)
             raise CheckpointError(
-                f"{self.path}: its encoder layers have variables that BERT's have not, "
+                f"{self.path}: its encoder layers have variables that BERT's lack, "
                 f"so that BERT's mathematics is not theirs:{names}"
             )
 

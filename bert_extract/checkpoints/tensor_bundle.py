@@ -84,7 +84,7 @@ def resolve_prefix(init_checkpoint: str) -> str:
     Published checkpoints come without that file: then it must hold exactly one.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or more than one.
+      CheckpointError: there is no such checkpoint, or more than one.
     """
     prefix = _find_prefix(init_checkpoint)
     # TensorFlow looks for the prefix as for a glob before it opens it as a name. The
@@ -200,8 +200,8 @@ def list_variables(prefix: str) -> dict[str, StoredVariable]:
     """Every variable in the index of a checkpoint, by its name there.
 
     Raises:
-        CheckpointError: there is no such index, it is damaged, or the data files are
-            shorter than it says.
+      CheckpointError: there is no such index, it is damaged, or the data files are
+        shorter than it says.
     """
     index_file = f"{prefix}.index"
     try:
@@ -243,8 +243,8 @@ def _check_data_files(prefix: str, index: Index) -> None:
     """Checks that what the index says is there: it is what memory is taken by.
 
     Raises:
-        ValueError: it is not.
-        tf.errors.OpError: a data file is not.
+      ValueError: it is not.
+      tf.errors.OpError: a data file is not.
     """
     all_stored = [*index.entries.values(), *index.parts]
     for shard in sorted({entry.shard for entry in all_stored}):
@@ -272,7 +272,7 @@ def _check_data_files(prefix: str, index: Index) -> None:
     for name, entry in index.entries.items():
         if entry.has_parts and entry.num_values > num_bytes_of_parts:
             raise ValueError(
-                f"{name} has the shape {list(entry.shape)}, and its parts have not"
+                f"{name} has the shape {list(entry.shape)}, which its parts do not fill"
             )
 
 

@@ -92,16 +92,16 @@ def to_features(
     """Cuts the texts of all examples in one call and lays them out as upstream does.
 
     Args:
-        examples: any number of them; some hundreds at once are fastest.
-        tokenizer: cuts their texts.
-        max_seq_length: the most tokens of an example, special ones included.
+      examples: any number of them; some hundreds at once are fastest.
+      tokenizer: cuts their texts.
+      max_seq_length: the most tokens of an example, special ones included.
 
     Returns:
-        One Features an example, in order.
+      One Features an example, in order.
 
     Raises:
-        OptionsError: max_seq_length has no room for [CLS] and [SEP], or for the
-            second [SEP] of a pair among the examples.
+      OptionsError: max_seq_length has no room for [CLS] and [SEP], or for the
+        second [SEP] of a pair among the examples.
     """
     if max_seq_length < 2:
         raise OptionsError(
@@ -162,7 +162,7 @@ def kept_lengths(
     """How many wordpieces of text_a and of text_b the model sees.
 
     Raises:
-        OptionsError: max_seq_length has no room for the second [SEP] of a pair.
+      OptionsError: max_seq_length has no room for the second [SEP] of a pair.
     """
     # A text_b without a wordpiece counts as no text_b: upstream asks `if tokens_b`.
     if not num_b:
@@ -186,14 +186,14 @@ def lay_out(
     """Puts an example's wordpieces, as many as there is room for, between [CLS], [SEP].
 
     Args:
-        unique_id: the example's.
-        ids_a: int32 [num_wordpieces] of text_a.
-        ids_b: int32 [num_wordpieces] of text_b; empty if there is none.
-        vocab: knows the ids of [CLS] and [SEP].
-        max_seq_length: the most tokens.
+      unique_id: the example's.
+      ids_a: int32 [num_wordpieces] of text_a.
+      ids_b: int32 [num_wordpieces] of text_b; empty if there is none.
+      vocab: knows the ids of [CLS] and [SEP].
+      max_seq_length: the most tokens.
 
     Raises:
-        OptionsError: max_seq_length has no room for the second [SEP] of a pair.
+      OptionsError: max_seq_length has no room for the second [SEP] of a pair.
     """
     num_a, num_b = kept_lengths(unique_id, len(ids_a), len(ids_b), max_seq_length)
     # A text_b that truncation emptied gets no [SEP], though its place was kept free.

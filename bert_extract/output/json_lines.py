@@ -141,10 +141,10 @@ class JsonFormatter:
     upstream rounds them: `round(float(x), 6)`.
 
     Attributes:
-        kernel: "compiled" where the C kernel was built, else "python". Tests and
-            benchmarks ask for one of them, or for a form of the C kernel that a
-            better CPU leaves aside: "avx2", or "scalar" for no vector instructions.
-            All write the same bytes.
+      kernel: "compiled" where the C kernel was built, else "python". Tests and
+        benchmarks ask for one of them, or for a form of the C kernel that a
+        better CPU leaves aside: "avx2", or "scalar" for no vector instructions.
+        All write the same bytes.
     """
 
     def __init__(
@@ -170,15 +170,15 @@ class JsonFormatter:
         """Write one record, or a part of one, as ASCII.
 
         Args:
-            record: its indexes are the formatter's; its layers are float32
-                [num_tokens, size], C-contiguous or copied to be so.
+          record: its indexes are the formatter's; its layers are float32
+            [num_tokens, size], C-contiguous or copied to be so.
 
         Returns:
-            The line with its newline; of a part, what it adds to its line. It owns
-            its memory.
+          The line with its newline; of a part, what it adds to its line. It owns
+          its memory.
 
         Raises:
-            NotFiniteError: a value is NaN or infinite.
+          NotFiniteError: a value is NaN or infinite.
         """
         layers = self._checked_layers(record)
         if self.kernel != "python":
@@ -408,7 +408,7 @@ def to_record(entry: Any) -> Record:
     """Turn a decoded line of JSON into a record.
 
     Raises:
-        InputError: it is not one.
+      InputError: it is not one.
     """
     try:
         features = entry["features"]

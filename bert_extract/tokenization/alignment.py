@@ -41,7 +41,7 @@ def word_spans(text: str) -> NDArray[np.int64]:
     "don't  a\u200bb" -> [[0, 5], [7, 10]]
 
     Returns:
-        int64 [num_words, 2]: start and end of each, in characters of the text.
+      int64 [num_words, 2]: start and end of each, in characters of the text.
     """
     spans = [match.span() for match in _WORD.finditer(text)]
     return np.array(spans, np.int64).reshape(-1, 2)
@@ -67,8 +67,8 @@ def sources(texts: Sequence[str], do_lower_case: bool) -> NDArray[np.int64]:
     """Finds where the normalised characters of texts stood.
 
     Returns:
-        int64 [num_normalised_characters]: for each character of the words of all
-        texts, in order, its position in the texts laid end to end.
+      int64 [num_normalised_characters]: for each character of the words of all
+      texts, in order, its position in the texts laid end to end.
     """
     flag_tables = _flag_tables(do_lower_case)
     own = np.frombuffer(
@@ -91,11 +91,11 @@ def align(
     """Finds the positions of wordpieces.
 
     Args:
-        piece_lengths: int64 [num_wordpieces], in normalised characters, 1 or more.
-        places: as `sources` gives them, for the same texts.
+      piece_lengths: int64 [num_wordpieces], in normalised characters, 1 or more.
+      places: as `sources` gives them, for the same texts.
 
     Returns:
-        Starts and ends, int64 [num_wordpieces] each, in the texts laid end to end.
+      Starts and ends, int64 [num_wordpieces] each, in the texts laid end to end.
     """
     stops = np.cumsum(piece_lengths)
     assert stops[-1:].tolist() == places[-1:].size * [len(places)]

@@ -27,9 +27,9 @@ class Tokenizer:
     """Cuts texts into wordpiece ids.
 
     Args:
-        vocab: the wordpieces.
-        do_lower_case: lower-case the text and take off its accents, as an uncased
-            checkpoint wants it.
+      vocab: the wordpieces.
+      do_lower_case: lower-case the text and take off its accents, as an uncased
+        checkpoint wants it.
     """
 
     def __init__(self, vocab: Vocab, do_lower_case: bool) -> None:
@@ -62,8 +62,8 @@ class Tokenizer:
         """Cuts many texts in one call, without [CLS] and [SEP].
 
         Returns:
-            For each text, in order, its wordpiece ids, int32 [num_wordpieces]: views
-            of one array.
+          For each text, in order, its wordpiece ids, int32 [num_wordpieces]: views
+          of one array.
         """
         cut = self._cut(texts)
         return [cut.ids[own] for own in cut.slices]
@@ -77,7 +77,7 @@ class Tokenizer:
         stands for its whole word.
 
         Returns:
-            For each text, in order, what `tokenize` gives, and the positions.
+          For each text, in order, what `tokenize` gives, and the positions.
         """
         cut = self._cut(texts)
         starts, ends = align(
@@ -98,8 +98,8 @@ class Tokenizer:
         """Cuts the beginning of a text, for one so long that the rest costs too much.
 
         Returns:
-            int32: the text's first wordpiece ids, `num_wordpieces` of them or more, or
-            all if there are no more.
+          int32: the text's first wordpiece ids, `num_wordpieces` of them or more, or
+          all if there are no more.
         """
         pieces = [np.empty(0, np.int32)]
         num_missing = num_wordpieces
@@ -114,7 +114,7 @@ class Tokenizer:
         """Cuts a long text some at a time, so that it takes no more memory than a part.
 
         Yields:
-            int32 [num_wordpieces]: ids that, one after the other, are the text's.
+          int32 [num_wordpieces]: ids that, one after the other, are the text's.
         """
         for part in parts(text, self.do_lower_case):
             yield from self.tokenize([part.text])
@@ -123,7 +123,7 @@ class Tokenizer:
         """Does to a long text, some at a time, what `tokenize_aligned` does.
 
         Yields:
-            The text's next wordpieces, with positions in the whole text.
+          The text's next wordpieces, with positions in the whole text.
         """
         for part in parts(text, self.do_lower_case):
             (aligned,) = self.tokenize_aligned([part.text])

@@ -60,8 +60,8 @@ class Vocab:
         "[PAD]\r\nun\n\n un \n" -> tokens ("[PAD]", "un", "", "un"), "un" has id 3
 
         Raises:
-            VocabError: the file cannot be read, is not UTF-8, or lacks [CLS] or
-                [SEP].
+          VocabError: the file cannot be read, is not UTF-8, or lacks [CLS] or
+            [SEP].
         """
         tokens = _read_tokens(vocab_file)
         ids = {token: i for i, token in enumerate(tokens)}
@@ -84,7 +84,7 @@ def case_warning(vocab: Vocab, do_lower_case: bool) -> str | None:
     between the two, or with hardly a letter in it, gets no warning.
 
     Returns:
-        A sentence that names the flag to use, or None.
+      A sentence that names the flag to use, or None.
     """
     words = [
         token.removeprefix("##") for token in vocab.tokens if not token.startswith("[")

@@ -167,7 +167,7 @@ def test_a_variable_that_is_larger_than_its_parts(tmp_path: Path) -> None:
             proto.shape.dim[0].size = 2**40
 
     rewrite_index(prefix, change)
-    assert "(a has the shape [1099511627776, 2], and its parts have not)" in (
+    assert "(a has the shape [1099511627776, 2], which its parts do not fill)" in (
         list_error(prefix)
     )
 

@@ -395,7 +395,7 @@ def test_layers_of_another_mathematics_are_refused(
     values[way] = np.eye(NUM_HEADS, dtype=np.float32)
     prefix = save(tmp_path, encoder=to_objects(values))
     assert load_error(prefix) == (
-        "its encoder layers have variables that BERT's have not, so that BERT's "
+        "its encoder layers have variables that BERT's lack, so that BERT's "
         f"mathematics is not theirs:\n  encoder/{way}{VALUE}"
     )
 
@@ -463,7 +463,7 @@ def test_factorized_embeddings_are_refused(tmp_path: Path, weights: Weights) -> 
     values["layer_with_weights-4/bias"] = np.zeros(16, np.float32)
     message = load_error(save(tmp_path, encoder=to_objects(values)))
     assert message == (
-        "its encoder layers have variables that BERT's have not, so that BERT's "
+        "its encoder layers have variables that BERT's lack, so that BERT's "
         f"mathematics is not theirs:\n  encoder/layer_with_weights-4/kernel{VALUE}\n"
         f"  encoder/layer_with_weights-4/bias{VALUE}"
     )
