@@ -105,7 +105,7 @@ def make_flags() -> flags.FlagValues:
         _define(values, old.name, old.default, old.help, {})
     logs.define_flags(values)
     define_bool(values, "only_check_args", False, _CHECK_HELP)
-    define_bool(values, "help", False, "Shows this text and ends.")
+    define_bool(values, "help", False, "Shows this text and ends.", short_name="h")
     define_bool(values, "version", False, "Shows the version of this tool.")
     flags.DEFINE_string("flagfile", "", _FLAGFILE_HELP, flag_values=values)
     return values
@@ -151,8 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the command line, the program's name first; `sys.argv` by default.
     """
     values = make_flags()
+    argv = sys.argv if argv is None else argv
+    if len(argv) == 1:
+        print(f"{_USAGE}\n--help lists the flags.", file=sys.stderr)
+        return EXIT_USAGE
     try:
-        positional = parse(values, sys.argv if argv is None else argv)
+        positional = parse(values, argv)
     except OptionsError as error:
         return _complain(f"{error} (--help lists the flags)", EXIT_USAGE)
     if values["help"].value:

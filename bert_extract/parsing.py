@@ -76,10 +76,14 @@ def define_integer(
 
 
 def define_bool(
-    values: flags.FlagValues, name: str, default: bool | None, help_text: str
+    values: flags.FlagValues,
+    name: str,
+    default: bool | None,
+    help_text: str,
+    short_name: str | None = None,
 ) -> None:
     """Defines a flag that is there or not, or has "true" or "false"."""
-    flag = flags.BooleanFlag(name, default, help_text)
+    flag = flags.BooleanFlag(name, default, help_text, short_name=short_name)
     flag.parser = _TrueOrFalseParser()
     flags.DEFINE_flag(flag, flag_values=values)
 

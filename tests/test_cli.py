@@ -97,10 +97,21 @@ def test_every_flag_has_a_sentence_of_help(name: str) -> None:
     assert f"--{name}" in cli.help_text()
 
 
-def test_help_shows_defaults_and_choices_once(
+def test_nothing_at_all_shows_how_it_is_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_here(["--help"]) == 0
+    assert run_here([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "--model_dir=uncased_L-12_H-768_A-12" in shown.err
+    assert shown.err.endswith("--help lists the flags.\n")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_shows_defaults_and_choices_once(
+    capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    assert run_here([flag]) == 0
     shown = capsys.readouterr().out
     assert "--max_seq_length (default 128)\n" in shown
     assert "--resume (default false)\n" in shown
@@ -172,7 +183,7 @@ def test_help_costs_a_fraction_of_tensorflow() -> None:
         (["--flagfile=/none/x"], "--flagfile=/none/x: cannot read it: No such file"),
         (["--flagfile=/"], "--flagfile=/: cannot read it: Is a directory ("),
         (["--flagfile"], "--flagfile with no argument"),
-        ([], "--vocab_file must be given"),
+        (["--layers=-1"], "--vocab_file must be given"),
     ],
 )
 def test_wrong_flags_end_with_2(

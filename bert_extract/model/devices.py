@@ -73,7 +73,8 @@ def set_up_tensorflow(num_threads: int) -> list[Device]:
                 "its threads cannot be set any more, and speed may suffer"
             )
     if not gpus:
-        return [Device("/CPU:0", "CPU", f"CPU, {num_threads} threads")]
+        threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
+        return [Device("/CPU:0", "CPU", f"CPU, {threads}")]
     return [_gpu(number, gpu) for number, gpu in enumerate(gpus)]
 
 
