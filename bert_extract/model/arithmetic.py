@@ -132,14 +132,15 @@ _UNKNOWN_ROWS = RowRule(48, 144)
 
 
 def choose_kernels() -> None:
-    """Sets the kernels of TensorFlow that are fastest here and keep the promise.
+    """Sets kernels of TensorFlow that keep the promise; none that do are faster.
 
     To be called before TensorFlow is imported; afterwards it changes nothing. Where the
     variable is set already, it is left alone: `in_force` tells what it leads to.
 
     TensorFlow's own choice is oneDNN for CPUs with AVX-512 VNNI, AVX VNNI and newer.
     AVX VNNI alone (laptops) would have kernels whose rows depend on their company at
-    most row counts; AVX-512 without VNNI would have the slower ones.
+    most row counts. AVX-512 without VNNI would have Eigen's, which took as long as
+    oneDNN's (MiniLM, a Zen 4 capped at AVX512_CORE): it has those of its kin.
     """
     if ONEDNN_SWITCH in os.environ or "tensorflow" in sys.modules:
         return
