@@ -234,8 +234,8 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         1,
         [
             "token_type_embeddings: expected [16, 32], found [2, 32]",
-            "for which the original takes 16, and the checkpoint has 2: give it "
-            '"type_vocab_size": 2',
+            "for which the original takes 16, and the checkpoint has 2: add "
+            '"type_vocab_size": 2 to it',
         ],
     ),
     "config has nonsense": (

@@ -203,7 +203,7 @@ def test_a_config_that_leaves_defaults_out_gives_the_same(
     (found,) = FeatureExtractor(options).extract(["w1 w2 ||| w3"])
     np.testing.assert_array_equal(found.layers, expected.layers)
     assert (
-        "taken is what the original takes then: hidden_act gelu, "
+        "the original's defaults are used: hidden_act gelu, "
         "max_position_embeddings 512, type_vocab_size 16"
     ) in log.text
 

@@ -108,7 +108,7 @@ def _entry(name: str, value: bytes, num_shards: int) -> Entry:
     if min(shape, default=0) < 0 or proto.shape.unknown_rank:
         raise ValueError(f"{name} is of the shape {list(shape)}")
     if not 0 <= proto.shard_id < num_shards or min(proto.offset, proto.size) < 0:
-        raise ValueError(f"{name} lies nowhere")
+        raise ValueError(f"{name} has an impossible size or position")
     if dtype.size and not proto.slices:
         expected = math.prod(shape) * dtype.size
         if proto.size != expected:
@@ -127,7 +127,7 @@ def _parse(message: Any, value: bytes) -> Any:
     try:
         return message.FromString(value)
     except DecodeError as error:
-        raise ValueError("it holds what is no entry") from error
+        raise ValueError("it holds something that is not an entry") from error
 
 
 def parse_table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -154,12 +154,12 @@ def _block(content: bytes, handle: bytes, at: int) -> Iterator[tuple[bytes, byte
     length, at = read_varint(handle, at)
     end = start + length
     if end + _TRAILER_LENGTH > len(content) - _FOOTER_LENGTH:
-        raise ValueError("a block of it lies behind its end")
+        raise ValueError("a block of it goes beyond its end")
     compression, checksum = struct.unpack_from("<BI", content, end)
     if checksum != _masked(crc32c(content[start : end + 1])):
-        raise ValueError("a block of it does not have its checksum")
+        raise ValueError("a block of it does not match its checksum")
     if compression:
-        raise ValueError("it is compressed, which TensorFlow's are not")
+        raise ValueError("it is compressed, which TensorFlow's indexes never are")
     # At the end: where each name is whole, for bisection, and how many these are.
     block = content[start:end]
     if length < 4:
@@ -176,9 +176,9 @@ def _block(content: bytes, handle: bytes, at: int) -> Iterator[tuple[bytes, byte
         value_length, at = read_varint(block, at)
         value_start = at + num_new
         if num_shared > len(name) or value_start + value_length > len(block):
-            raise ValueError("a name of it lies behind its block's end")
+            raise ValueError("a name in it goes beyond the end of its block")
         if num_shared + num_new > _MAX_NAME_BYTES:
-            raise ValueError(f"a name of it has {num_shared + num_new} bytes")
+            raise ValueError(f"a name in it has {num_shared + num_new} bytes")
         name = name[:num_shared] + block[at:value_start]
         at = value_start + value_length
         yield name, block[value_start:at]

@@ -103,7 +103,7 @@ class HuggingFaceCheckpoint:
     """
 
     config_name = "config.json"
-    not_bert_hint = "No tensor has a name of BERT's, such as " + _WORDS
+    not_bert_hint = "No tensor has one of BERT's names, such as " + _WORDS
     missing_hint = (
         "Is the checkpoint whole, and a BertModel that Hugging Face's code saved?"
     )

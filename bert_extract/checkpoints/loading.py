@@ -284,8 +284,8 @@ def _differs(checkpoint: Checkpoint, key: str, config: BertConfig, found: int) -
     if key in config.defaults:
         return (
             f"{checkpoint.config_name} says nothing of {key}, for which the original "
-            f'takes {expected}, and the checkpoint has {found}: give it "{key}": '
-            f"{found}"
+            f'takes {expected}, and the checkpoint has {found}: add "{key}": '
+            f"{found} to it"
         )
     return f"{checkpoint.config_name} says {key} {expected}, the checkpoint has {found}"
 

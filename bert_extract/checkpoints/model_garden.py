@@ -177,7 +177,7 @@ class _ObjectGraph:
         try:
             graph = TrackableObjectGraph.FromString(content)
         except DecodeError as error:
-            raise ValueError("it is no message of that kind") from error
+            raise ValueError("it is not a message of that kind") from error
         num_nodes = len(graph.nodes)
         if num_nodes == 0:
             raise ValueError("it is empty")
@@ -421,7 +421,7 @@ class ObjectCheckpoint(Bundle):
             names = "".join(f"\n  {name}" for name in unknown)
             raise CheckpointError(
                 f"{self.path}: its encoder layers have variables that BERT's lack, "
-                f"so that BERT's mathematics is not theirs:{names}"
+                f"so that they compute something else:{names}"
             )
 
     def _check_kind(self) -> None:
@@ -439,6 +439,6 @@ class ObjectCheckpoint(Bundle):
         if params is not None and _NORM_FIRST.search(params):
             raise CheckpointError(
                 f"{params_file}: says norm_first: true, so that the checkpoints beside "
-                "it normalize before each layer, and not behind it as BERT does, "
-                "whose vectors would not be theirs"
+                "it normalize before each layer, and not after it as BERT does: the "
+                "vectors would be wrong"
             )

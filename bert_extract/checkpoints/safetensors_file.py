@@ -2,9 +2,12 @@
 
 The file is 8 bytes with the length of the header, little-endian; the header, a JSON
 object of {"NAME": {"dtype", "shape", "data_offsets": [begin, end]}}; and the tensors,
-one behind the other, to the end of the file. Nothing in it is code. (The library of
-the same name maps the file; a file that is shortened meanwhile would then end the
-process without a word, and its NumPy side has no bfloat16.)
+one behind the other, to the end of the file. Nothing in it is code.
+
+The library of the same name (0.8.0) reads such files, too: with `backend="pread"`, and
+bfloat16 once ml_dtypes is imported. (By default it maps the file: a process whose file
+is shortened meanwhile ends without a word.) But it does not open the paths that only
+`tf.io.gfile` knows, and its memory is not aligned as TensorFlow's own is.
 """
 
 import contextlib
@@ -246,7 +249,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object in which no name stands twice."""
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name appears in it twice")
     return entries
 
 

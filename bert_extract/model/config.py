@@ -344,8 +344,8 @@ def _warnings(
     if defaults:
         values = ", ".join(f"{key} {json_object[key]}" for key in defaults)
         warnings.append(
-            f"{bert_config_file}: says nothing of {', '.join(defaults)}; taken is what "
-            f"the original takes then: {values}"
+            f"{bert_config_file}: says nothing of {', '.join(defaults)}; the "
+            f"original's defaults are used: {values}"
         )
     if dialect is Dialect.GOOGLE and "model_type" in json_object:
         warnings.append(

@@ -72,10 +72,10 @@ def test_an_index_of_many_blocks(tmp_path: Path) -> None:
     [
         ("a", "size", 23, "a has 23 bytes, not 24"),
         ("a", "size", 2**62, f"a has {2**62} bytes, not 24"),
-        ("a", "size", -1, "a lies nowhere"),
-        ("a", "offset", -1, "a lies nowhere"),
-        ("a", "shard_id", 1, "a lies nowhere"),
-        ("a", "shard_id", -1, "a lies nowhere"),
+        ("a", "size", -1, "a has an impossible size or position"),
+        ("a", "offset", -1, "a has an impossible size or position"),
+        ("a", "shard_id", 1, "a has an impossible size or position"),
+        ("a", "shard_id", -1, "a has an impossible size or position"),
         ("a", "dtype", 99, "a is of an unknown type 99"),
         ("a", "dtype", 2, "a has 24 bytes, not 48"),
         ("", "num_shards", 0, "it says that there are 0 data files"),
@@ -188,12 +188,12 @@ def test_names_are_not_endless() -> None:
     name = b"a" * 4096
     content = to_table([(b"", header), (name, entry)])
     assert [*parse_index(content).entries] == [name.decode()]
-    with pytest.raises(ValueError, match="a name of it has 4097 bytes"):
+    with pytest.raises(ValueError, match="a name in it has 4097 bytes"):
         parse_index(to_table([(b"", header), (name + b"a", entry)]))
 
 
 def test_no_header() -> None:
     with pytest.raises(ValueError, match="it has no header"):
         parse_index(to_table([(b"b", b"")]))
-    with pytest.raises(ValueError, match="it holds what is no entry"):
+    with pytest.raises(ValueError, match="it holds something that is not an entry"):
         parse_index(to_table([(b"", b"\xff\xff")]))

@@ -240,7 +240,8 @@ def test_more_layers_than_the_config_are_warned_about(model: Path) -> None:
 def test_a_model_that_is_no_bert(model: Path) -> None:
     write_safetensors(model, {"wte.weight": np.zeros((4, 4), np.float32)})
     assert load_error(model).endswith(
-        "\nNo tensor has a name of BERT's, such as embeddings.word_embeddings.weight: "
+        "\nNo tensor has one of BERT's names, such as "
+        "embeddings.word_embeddings.weight: "
         "is this a BERT? Its names are like wte.weight"
     )
 

@@ -434,7 +434,7 @@ def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
     )
     assert load_error(prefix, config).splitlines()[-2:] == [
         "bert_config.json says nothing of type_vocab_size, for which the original "
-        'takes 16, and the checkpoint has 2: give it "type_vocab_size": 2',
+        'takes 16, and the checkpoint has 2: add "type_vocab_size": 2 to it',
         TAKE_ITS_CONFIG,
     ]
     # Who says less than there is means the lower part; who says nothing does not.
@@ -443,7 +443,7 @@ def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
     )
     assert load_error(prefix, config) == (
         ": bert_config.json says nothing of num_hidden_layers, for which the original "
-        'takes 2, and the checkpoint has 3: give it "num_hidden_layers": 3'
+        'takes 2, and the checkpoint has 3: add "num_hidden_layers": 3 to it'
     )
     for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         same = dataclasses.replace(CONFIG, defaults=(key,))
@@ -573,7 +573,7 @@ def test_a_flipped_bit_in_the_weights(prefix: str, offset: int) -> None:
             lambda content: (
                 content[:-48] + b"\0\0\x80\x80\x40\x20".ljust(40, b"\0") + content[-8:]
             ),
-            "a block of it lies behind its end",
+            "a block of it goes beyond its end",
         ),
     ],
 )

@@ -395,8 +395,8 @@ def test_layers_of_another_mathematics_are_refused(
     values[way] = np.eye(NUM_HEADS, dtype=np.float32)
     prefix = save(tmp_path, encoder=to_objects(values))
     assert load_error(prefix) == (
-        "its encoder layers have variables that BERT's lack, so that BERT's "
-        f"mathematics is not theirs:\n  encoder/{way}{VALUE}"
+        "its encoder layers have variables that BERT's lack, so that they "
+        f"compute something else:\n  encoder/{way}{VALUE}"
     )
 
 
@@ -463,8 +463,8 @@ def test_factorized_embeddings_are_refused(tmp_path: Path, weights: Weights) -> 
     values["layer_with_weights-4/bias"] = np.zeros(16, np.float32)
     message = load_error(save(tmp_path, encoder=to_objects(values)))
     assert message == (
-        "its encoder layers have variables that BERT's lack, so that BERT's "
-        f"mathematics is not theirs:\n  encoder/layer_with_weights-4/kernel{VALUE}\n"
+        "its encoder layers have variables that BERT's lack, so that they "
+        f"compute something else:\n  encoder/layer_with_weights-4/kernel{VALUE}\n"
         f"  encoder/layer_with_weights-4/bias{VALUE}"
     )
 
@@ -504,8 +504,8 @@ def edge_to_minus_one(graph: TrackableObjectGraph) -> None:
     ("damage", "reason"),
     [
         (lambda graph: b"", "it is empty"),
-        (lambda graph: graph[:-1], "it is no message of that kind"),
-        (lambda graph: b"<html>" + graph, "it is no message of that kind"),
+        (lambda graph: graph[:-1], "it is not a message of that kind"),
+        (lambda graph: b"<html>" + graph, "it is not a message of that kind"),
         (edge_to_nowhere, "an edge leads nowhere"),
         (edge_to_minus_one, "an edge leads nowhere"),
     ],

@@ -103,7 +103,7 @@ def test_a_dtype_of_tomorrow_is_listed(tmp_path: Path) -> None:
         (b"\xff\xfe", 8, "its header is not JSON: "),
         (b"[" * 100_000, 0, "its header is not JSON: "),
         (b'{"a": ' + b"9" * 5000 + b"}", 0, "its header is not JSON: "),
-        (b'{"a": 1, "a": 1}', 8, "its header is not JSON: a name stands in it twice"),
+        (b'{"a": 1, "a": 1}', 8, "its header is not JSON: a name appears in it twice"),
         ([], 8, "its header is not a JSON object"),
         ({"a": 7}, 8, "'a' has no dtype, shape and data_offsets"),
         ({"a": {"shape": [2], "data_offsets": [0, 8]}}, 8, "'a' has no dtype"),

@@ -91,7 +91,7 @@ def test_what_a_config_does_not_say_is_what_the_original_takes(tmp_path: Path) -
     )
     assert config.defaults == tuple(keys.split(", "))
     assert config.warnings == (
-        f"{path}: says nothing of {keys}; taken is what the original takes then: "
+        f"{path}: says nothing of {keys}; the original's defaults are used: "
         "hidden_size 768, num_hidden_layers 12, num_attention_heads 12, "
         "intermediate_size 3072, hidden_act gelu, max_position_embeddings 512",
     )
