@@ -20,7 +20,6 @@ from absl import logging
 from bert_extract import doubt
 from bert_extract.checkpoints.loading import (
     LoadedWeights,
-    config_dialect,
     load_weights,
     read_config,
 )
@@ -78,6 +77,7 @@ _MAX_WINDOW_TOKENS_GPU = 65536
 _MOST_KINDS = 8
 # What a person calls the two.
 _GELU_FORMS = {GELU_TANH: "gelu in its tanh form", GELU_ERF: "gelu in its erf form"}
+_CODES = {Dialect.GOOGLE: "Google's", Dialect.HUGGING_FACE: "Hugging Face's"}
 
 Encoded = TypeVar("Encoded")
 
@@ -94,6 +94,7 @@ class Engine:
 
     Attributes:
       options: as given, with the files and the casing that were found.
+      checkpoint: opened once, for the engine and for its jobs.
       config: the model's sizes.
       layers: the layers asked for, "all" resolved; none if it is the pooler.
       indexes: what the layers of every record are called.
@@ -114,13 +115,10 @@ class Engine:
             message names it.
         """
         options.check()
-        options = resolve_options(options)
+        options, self.checkpoint = resolve_options(options)
         self.options = options
         self._do_lower_case = bool(options.do_lower_case)
-        self._dialect = config_dialect(options.init_checkpoint)
-        self.config = read_config(
-            options.bert_config_file, options.init_checkpoint, self._dialect
-        )
+        self.config = read_config(options.bert_config_file, self.checkpoint)
         self.layers: tuple[int | str, ...] = (POOLER,)
         if not options.wants_pooler:
             self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)
@@ -181,7 +179,7 @@ class Engine:
             # Both take a while, and each leaves the interpreter to the other.
             tokenizer = pool.submit(Tokenizer, self._vocab, self._do_lower_case)
             weights = load_weights(
-                self.options.init_checkpoint,
+                self.checkpoint,
                 self.config,
                 num_layers,
                 with_pooler=self.options.wants_pooler,
@@ -244,7 +242,7 @@ class Engine:
         logging.info(
             "%s: read as %s code reads it: hidden_act %s, layer_norm_eps %g",
             self.options.bert_config_file,
-            "Hugging Face's" if self._dialect is Dialect.HUGGING_FACE else "Google's",
+            _CODES[self.checkpoint.dialect],
             _GELU_FORMS.get(self.config.hidden_act, self.config.hidden_act),
             self.config.layer_norm_eps,
         )

@@ -92,6 +92,7 @@ def check_outputs(
     job: Job,
     input_files: Iterable[str],
     output_files: Sequence[str],
+    checkpoint_files: Iterable[str] = (),
 ) -> None:
     """Checks all that a job will write, but for its summary.
 
@@ -100,6 +101,8 @@ def check_outputs(
       job: whether it may overwrite what is not ours.
       input_files: are read.
       output_files: will be written, with what stands beside them meanwhile.
+      checkpoint_files: are read, wherever the checkpoint was found; what the names of
+        the options tell is known without.
 
     Raises:
       OptionsError: one of these would replace what is read, another of them, or what
@@ -110,6 +113,8 @@ def check_outputs(
     files = _Files(way_out)
     for place in _read_places(options, input_files):
         files.add_read(place)
+    for path in checkpoint_files:
+        files.add_read(_Place(path, "--init_checkpoint"))
     lost: str | None = None
     for output_file in output_files:
         descriptor = descriptor_of(output_file)

@@ -13,7 +13,6 @@ import tensorflow as tf
 from absl import logging
 
 from bert_extract import guard
-from bert_extract.checkpoints.loading import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.errors import (
     CheckpointError,
@@ -28,7 +27,7 @@ from bert_extract.formats import Format, check_installed, format_of, too_much
 from bert_extract.inputs.features import Features
 from bert_extract.inputs.line_parts import line_of
 from bert_extract.model import arithmetic
-from bert_extract.options import Job, Options, parse_shard
+from bert_extract.options import Job, parse_shard
 from bert_extract.output import hdf5
 from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.writers import (
@@ -78,9 +77,11 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
     input_files = guard.find_inputs(job)
     _check_files(job, input_files)
     output_files = job.output_files(input_files)
-    guard.check_outputs(engine.options, job, input_files, output_files)
+    model_files = _ModelFiles(engine)
+    guard.check_outputs(
+        engine.options, job, input_files, output_files, model_files.of_checkpoint()
+    )
     _warn_of_other_bytes(engine, job)
-    model_files = _ModelFiles(engine.options)
     if not job.output_dir:
         _do_output(engine, job, model_files, input_files, job.output_file, summaries)
         return
@@ -176,6 +177,7 @@ def _do_output(
             return
         _check_amount(splits, kind.format, output_file)
         engine.load()
+        model_files.check_checkpoint()
         start = time.monotonic()
         try:
             guard.check_again(job, output_file)
@@ -357,8 +359,8 @@ def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
 class _ModelFiles:
     """The files of the model, which are the same for every output of a job."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     @functools.cached_property
     def checksums(self) -> dict[str, str]:
@@ -367,12 +369,32 @@ class _ModelFiles:
         Raises:
           CheckpointError: one of them cannot be read.
         """
-        options = self._options
+        options = self._engine.options
         return {
-            "checkpoint_sha256": open_checkpoint(options.init_checkpoint).checksum(),
+            "checkpoint_sha256": self._engine.checkpoint.checksum(),
             "vocab_sha256": _sha256(options.vocab_file),
             "bert_config_sha256": _sha256(options.bert_config_file),
         }
+
+    def of_checkpoint(self) -> tuple[str, ...]:
+        """The checkpoint's files; none if it cannot be opened, as is said later."""
+        try:
+            return self._engine.checkpoint.files
+        except CheckpointError:
+            return ()
+
+    def check_checkpoint(self) -> None:
+        """Checks that the weights that were loaded are those of the checksums.
+
+        Raises:
+          CheckpointError: they are not: the files were written in between.
+        """
+        checkpoint = self._engine.checkpoint
+        if checkpoint.checksum() != self.checksums["checkpoint_sha256"]:
+            raise CheckpointError(
+                f"{checkpoint.init_checkpoint}: was changed while it was in use: start "
+                "again when nothing writes to it"
+            )
 
 
 def _fingerprint(

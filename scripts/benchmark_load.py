@@ -64,16 +64,19 @@ def seconds_of_loading(directory: Path) -> float:
     """Loads the weights; what TensorFlow sets up at its first call is not counted."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from bert_extract.checkpoints.loading import load_weights
+    from bert_extract.checkpoints.opened import open_checkpoint
     from bert_extract.model.config import BertConfig, Dialect
     from bert_extract.model.devices import set_up_tensorflow, usable_cores
 
     set_up_tensorflow(usable_cores())
     tiny = str(ROOT / "sample_data" / "tiny_bert")
-    load_weights(tiny, BertConfig.from_json_file(f"{tiny}/bert_config.json"))
+    load_weights(
+        open_checkpoint(tiny), BertConfig.from_json_file(f"{tiny}/bert_config.json")
+    )
     config_file = str(directory / "config.json")
     config = BertConfig.from_json_file(config_file, Dialect.HUGGING_FACE)
     start = time.perf_counter()
-    load_weights(str(directory), config)
+    load_weights(open_checkpoint(str(directory)), config)
     return time.perf_counter() - start
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bert_extract import CheckpointError, FeatureExtractor, Record
 from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.engine import Engine
 from bert_extract.model.config import BertConfig
 from bert_extract.output.json_lines import JsonFormatter
@@ -313,7 +314,7 @@ def test_the_pooler_is_a_dense_layer_on_cls(
 ) -> None:
     config = BertConfig.from_json_file(str(tiny_bert / "bert_config.json"))
     prefix = str(tiny_bert / "bert_model.ckpt")
-    weights = load_weights(prefix, config, with_pooler=True).weights
+    weights = load_weights(open_checkpoint(prefix), config, with_pooler=True).weights
     kernel = weights["bert/pooler/dense/kernel"].numpy()
     bias = weights["bert/pooler/dense/bias"].numpy()
     options = options_for(tiny_bert, unit="sentence", sentence_pooling="pooler")

@@ -1,8 +1,8 @@
 """What a checkpoint format is: a table of names, a listing, a streaming read.
 
 To add a format, write a module with a class that has what `Checkpoint` says, most of
-it a table, and let `loading.open_checkpoint` recognise it by its content. What is
-missing, misshapen, of another type or left over, `checkpoint` finds by itself.
+it a table, and let `opened.open_checkpoint` recognise it by its content. What is
+missing, misshapen, of another type or left over, `loading` finds by itself.
 """
 
 import enum
@@ -106,6 +106,8 @@ class Checkpoint(Protocol):
 
     # What a message calls the checkpoint: the path of a file, or a prefix.
     path: str
+    # Every file that is read of it.
+    files: tuple[str, ...]
     # Every stored variable, by the name that the format has for it.
     variables: Mapping[str, StoredVariable]
 

@@ -99,6 +99,7 @@ class HuggingFaceCheckpoint:
 
     Attributes:
       path: the safetensors file, or the index.
+      files: the safetensors files, and the index where there is one.
       variables: every tensor, by its name there.
     """
 
@@ -112,6 +113,7 @@ class HuggingFaceCheckpoint:
         """Takes the file of each tensor; `open` finds them."""
         self.path = path
         self._file_of = file_of
+        self.files = tuple(sorted({path, *(file.path for file in file_of.values())}))
         self.variables: Mapping[str, StoredVariable] = {
             name: file.variables[name] for name, file in file_of.items()
         }

@@ -1,4 +1,4 @@
-"""init_checkpoint -> weights by TF1 variable name, whatever the format."""
+"""An opened checkpoint -> weights by TF1 variable name, whatever the format."""
 
 import dataclasses
 import re
@@ -9,24 +9,13 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from bert_extract.checkpoints.base import Checkpoint, Shape, Source, WeightLayout
-from bert_extract.checkpoints.huggingface import HuggingFaceCheckpoint, find_safetensors
-from bert_extract.checkpoints.model_garden import (
-    OBJECT_GRAPH,
-    SLOT_MARK,
-    VALUE_SUFFIX,
-    ObjectCheckpoint,
-)
-from bert_extract.checkpoints.tensor_bundle import (
-    Tf1Checkpoint,
-    list_variables,
-    resolve_prefix,
-)
+from bert_extract.checkpoints.model_garden import SLOT_MARK, VALUE_SUFFIX
+from bert_extract.checkpoints.opened import OpenedCheckpoint
 from bert_extract.checkpoints.tensors import transposed
 from bert_extract.errors import CheckpointError, ConfigError
 from bert_extract.model.config import (
     POOLER_VARIABLES,
     BertConfig,
-    Dialect,
     MissingKeyError,
     variable_shapes,
 )
@@ -69,50 +58,12 @@ class LoadedWeights:
         return [f"{kind} ({number})" for kind, number in kinds.most_common()]
 
 
-def open_checkpoint(init_checkpoint: str) -> Checkpoint:
-    """Finds the checkpoint, and its format by what is in it; reads no weights.
-
-    Args:
-      init_checkpoint: the prefix of TensorFlow's files, a safetensors file or the
-        index of several, or a directory that holds one of them.
-
-    Raises:
-      CheckpointError: the checkpoint is missing, broken, or of a format that is not
-        read.
-    """
-    safetensors_file = find_safetensors(init_checkpoint)
-    if safetensors_file is not None:
-        return HuggingFaceCheckpoint.open(safetensors_file)
-    prefix = resolve_prefix(init_checkpoint)
-    variables = list_variables(prefix)
-    if OBJECT_GRAPH in variables:
-        return ObjectCheckpoint(prefix, variables)
-    return Tf1Checkpoint(prefix, variables)
-
-
-def config_dialect(init_checkpoint: str) -> Dialect:
-    """Whose config belongs to a checkpoint.
-
-    The weights say it: safetensors are Hugging Face's, TensorFlow's files are Google's.
-    A config cannot: early ones of Hugging Face's look like Google's, and it means
-    another gelu by the same word. What is not there counts as Google's.
-
-    Raises:
-      CheckpointError: as `open_checkpoint`.
-    """
-    is_safetensors = find_safetensors(init_checkpoint) is not None
-    return Dialect.HUGGING_FACE if is_safetensors else Dialect.GOOGLE
-
-
-def read_config(
-    bert_config_file: str, init_checkpoint: str, dialect: Dialect
-) -> BertConfig:
+def read_config(bert_config_file: str, checkpoint: OpenedCheckpoint) -> BertConfig:
     """Reads the config of a checkpoint.
 
     Args:
       bert_config_file: its name.
-      init_checkpoint: as `open_checkpoint` takes it.
-      dialect: what `config_dialect` says of that.
+      checkpoint: says whose config it is.
 
     Raises:
       ConfigError: as `BertConfig.from_json_file`; what a missing key should say is
@@ -120,18 +71,19 @@ def read_config(
       CheckpointError: it should be asked that, and cannot be opened.
     """
     try:
-        return BertConfig.from_json_file(bert_config_file, dialect)
+        return BertConfig.from_json_file(bert_config_file, checkpoint.dialect)
     except MissingKeyError as error:
-        found = _shown_size(open_checkpoint(init_checkpoint), error.key)
+        found = _shown_size(checkpoint.stored, error.key)
         if found is None:
             raise
         raise ConfigError(
-            f"{error} By its weights, {init_checkpoint} has {error.key} {found}"
+            f"{error} By its weights, {checkpoint.init_checkpoint} has {error.key} "
+            f"{found}"
         ) from error
 
 
 def load_weights(
-    init_checkpoint: str,
+    checkpoint: OpenedCheckpoint,
     config: BertConfig,
     num_layers: int | None = None,
     with_pooler: bool = False,
@@ -139,7 +91,7 @@ def load_weights(
     """Checks that the checkpoint is the config's, and reads the encoder's weights.
 
     Args:
-      init_checkpoint: as `open_checkpoint` takes it.
+      checkpoint: is read as its files are now.
       config: every variable that it implies must be there with its exact shape.
       num_layers: read the embeddings and this many encoder layers; all by default.
       with_pooler: read the pooler, too, which then must be there.
@@ -148,19 +100,21 @@ def load_weights(
       CheckpointError: the checkpoint is missing, broken, of another format, or
         lacks an encoder variable of the shape that the config says.
     """
-    checkpoint = open_checkpoint(init_checkpoint)
+    stored = checkpoint.begin_reading()
     expected = variable_shapes(config, with_pooler)
-    names = _check_variables(checkpoint, expected, config)
-    warnings = _warnings(checkpoint, config)
+    names = _check_variables(stored, expected, config)
+    warnings = _warnings(stored, config)
     wanted = expected
     if num_layers is not None:
         wanted = variable_shapes(
             dataclasses.replace(config, num_hidden_layers=num_layers), with_pooler
         )
+    weights = _read_variables(stored, names, wanted)
+    checkpoint.end_reading()
     return LoadedWeights(
-        path=checkpoint.path,
-        weights=_read_variables(checkpoint, names, wanted),
-        ignored=tuple(sorted(checkpoint.variables.keys() - names.values())),
+        path=stored.path,
+        weights=weights,
+        ignored=tuple(sorted(stored.variables.keys() - names.values())),
         warnings=warnings,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from bert_extract.checkpoints.loading import config_dialect
+from bert_extract.checkpoints.opened import OpenedCheckpoint, open_checkpoint
 from bert_extract.errors import CheckpointError
 from bert_extract.model.config import Dialect
 from bert_extract.options import Options
@@ -25,7 +25,7 @@ _TRANSFORMER_DIR = "0_Transformer"
 _MOST_SHOWN = 20
 
 
-def resolve_options(options: Options) -> Options:
+def resolve_options(options: Options) -> tuple[Options, OpenedCheckpoint]:
     """Fills in the files of `model_dir`, and `do_lower_case` by the tokenizer's files.
 
     Args:
@@ -33,30 +33,32 @@ def resolve_options(options: Options) -> Options:
 
     Returns:
       The same with `vocab_file`, `bert_config_file`, `init_checkpoint` and
-      `do_lower_case`.
+      `do_lower_case`; and the checkpoint.
 
     Raises:
       CheckpointError: the folder is not there or lacks a file.
       ConfigError: the tokenizer's files ask for what is not done here.
     """
     directory = None
+    checkpoint = None
     if options.model_dir:
         directory, names = _list_folder(options.model_dir)
         init_checkpoint = options.init_checkpoint or directory.rstrip("/") or "/"
-        dialect = config_dialect(init_checkpoint)
+        checkpoint = open_checkpoint(init_checkpoint)
         options = dataclasses.replace(
             options,
             init_checkpoint=init_checkpoint,
             vocab_file=options.vocab_file or _find(directory, names, _VOCAB_NAMES),
             bert_config_file=options.bert_config_file
-            or _find(directory, names, _CONFIG_NAMES[dialect]),
+            or _find(directory, names, _CONFIG_NAMES[checkpoint.dialect]),
         )
-    return dataclasses.replace(
+    options = dataclasses.replace(
         options,
         do_lower_case=resolve_lower_case(
             options.vocab_file, options.do_lower_case, directory
         ),
     )
+    return options, checkpoint or open_checkpoint(options.init_checkpoint)
 
 
 def _list_folder(model_dir: str) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ moving averages are no objects of their own: no edge leads to them.
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -256,18 +256,24 @@ class ObjectCheckpoint(Bundle):
     not_bert_hint = "No encoder is in it"
     missing_hint = "Is the checkpoint whole, and a BERT of the TensorFlow Model Garden?"
 
-    def __init__(self, prefix: str, variables: Mapping[str, StoredVariable]) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        variables: Mapping[str, StoredVariable],
+        data_files: Sequence[str],
+    ) -> None:
         """Finds the encoder.
 
         Args:
           prefix: of the files.
           variables: all of the checkpoint's, `OBJECT_GRAPH` among them.
+          data_files: that hold them.
 
         Raises:
           CheckpointError: the graph is damaged, or has no encoder, or several, or one
             of another mathematics than BERT's.
         """
-        super().__init__(prefix, variables)
+        super().__init__(prefix, variables, data_files)
         self._graph = self._read_graph()
         self.variables = {
             name: stored for name, stored in variables.items() if name != OBJECT_GRAPH

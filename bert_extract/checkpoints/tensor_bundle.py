@@ -27,11 +27,18 @@ class Bundle:
 
     Attributes:
       path: the prefix of the files.
+      files: these, the index first.
       variables: every variable, by the name that it was saved under.
     """
 
-    def __init__(self, prefix: str, variables: Mapping[str, StoredVariable]) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        variables: Mapping[str, StoredVariable],
+        data_files: Sequence[str],
+    ) -> None:
         self.path = prefix
+        self.files = (f"{prefix}.index", *data_files)
         self.variables = variables
 
     def read(self, names: Sequence[str]) -> Iterator[tf.Tensor]:
@@ -196,8 +203,8 @@ def _listing(names: Iterable[str]) -> str:
     return f":{text}" if text else ""
 
 
-def list_variables(prefix: str) -> dict[str, StoredVariable]:
-    """Every variable in the index of a checkpoint, by its name there.
+def read_index(prefix: str) -> Index:
+    """Reads what a checkpoint has, and checks that its data files hold it.
 
     Raises:
       CheckpointError: there is no such index, it is damaged, or the data files are
@@ -224,10 +231,25 @@ def list_variables(prefix: str) -> dict[str, StoredVariable]:
         _check_data_files(prefix, index)
     except (tf.errors.OpError, ValueError) as error:
         raise _unreadable(prefix, error) from error
+    return index
+
+
+def variables_of(index: Index) -> dict[str, StoredVariable]:
+    """Every variable in an index, by its name there."""
     return {
         name: StoredVariable(entry.shape, entry.dtype)
         for name, entry in index.entries.items()
     }
+
+
+def data_files(prefix: str, index: Index) -> list[str]:
+    """The files that hold the variables of an index, in order."""
+    shards = {entry.shard for entry in (*index.entries.values(), *index.parts)}
+    return [_data_file(prefix, index, shard) for shard in sorted(shards)]
+
+
+def _data_file(prefix: str, index: Index, shard: int) -> str:
+    return f"{prefix}.data-{shard:05d}-of-{index.num_shards:05d}"
 
 
 def _unreadable(prefix: str, error: Exception) -> CheckpointError:
@@ -248,7 +270,7 @@ def _check_data_files(prefix: str, index: Index) -> None:
     """
     all_stored = [*index.entries.values(), *index.parts]
     for shard in sorted({entry.shard for entry in all_stored}):
-        data_file = f"{prefix}.data-{shard:05d}-of-{index.num_shards:05d}"
+        data_file = _data_file(prefix, index, shard)
         here = [entry for entry in all_stored if entry.shard == shard]
         # No two share bytes.
         expected = max(

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bert_extract.checkpoints.bundle_index import crc32c, parse_index, read_varint
-from bert_extract.checkpoints.tensor_bundle import list_variables
+from bert_extract.checkpoints.tensor_bundle import read_index, variables_of
 from bert_extract.errors import CheckpointError
 from support.make_bundle_index import rewrite_index, to_table
 from support.make_checkpoints import write_tf1_checkpoint
@@ -27,7 +27,7 @@ def prefix(tmp_path: Path) -> str:
 
 def list_error(prefix: str) -> str:
     with pytest.raises(CheckpointError) as caught:
-        list_variables(prefix)
+        read_index(prefix)
     return str(caught.value).removeprefix(prefix)
 
 
@@ -51,7 +51,7 @@ def test_what_tensorflow_lists_is_listed(tiny_bert: Path) -> None:
         prefix = str(directory / "bert_model.ckpt")
         reader = tf.train.load_checkpoint(prefix)
         dtypes = reader.get_variable_to_dtype_map()
-        listed = list_variables(prefix)
+        listed = variables_of(read_index(prefix))
         assert {name: list(stored.shape) for name, stored in listed.items()} == (
             reader.get_variable_to_shape_map()
         )
@@ -64,7 +64,7 @@ def test_an_index_of_many_blocks(tmp_path: Path) -> None:
     value = np.zeros(1, np.float32)
     write_tf1_checkpoint(tmp_path / "ckpt", dict.fromkeys(names, value))
     assert (tmp_path / "ckpt.index").stat().st_size > 262_144
-    assert list(list_variables(str(tmp_path / "ckpt"))) == names
+    assert list(read_index(str(tmp_path / "ckpt")).entries) == names
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_variable_that_is_larger_than_its_parts(tmp_path: Path) -> None:
         shape_and_slices=["4 2 0,2:-", "4 2 2,2:-"],
         tensors=[np.zeros((2, 2), np.float32)] * 2,
     )
-    assert list_variables(prefix)["a"].shape == (4, 2)
+    assert variables_of(read_index(prefix))["a"].shape == (4, 2)
 
     def change(key: str, proto: Any) -> None:
         if key == "a":

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_extract.checkpoints.loading import (
-    config_dialect,
-    load_weights,
-    open_checkpoint,
-)
+from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.errors import CheckpointError
 from bert_extract.model.config import Dialect, variable_shapes
 from support.make_checkpoints import (
@@ -48,7 +45,7 @@ def model(tmp_path: Path, weights: Weights) -> Path:
 
 def assert_loads(path: Path, weights: Weights) -> tuple[str, ...]:
     """The weights are all there, bit for bit; returns what was ignored."""
-    loaded = load_weights(str(path), CONFIG)
+    loaded = load_weights(open_checkpoint(str(path)), CONFIG)
     assert list(loaded.weights) == list(variable_shapes(CONFIG))
     for name, tensor in loaded.weights.items():
         assert tensor.dtype == tf.float32
@@ -59,7 +56,7 @@ def assert_loads(path: Path, weights: Weights) -> tuple[str, ...]:
 
 def load_error(path: Path | str) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load_weights(str(path), CONFIG)
+        load_weights(open_checkpoint(str(path)), CONFIG)
     return str(caught.value)
 
 
@@ -118,7 +115,7 @@ def test_half_precision_is_widened(model: Path, weights: Weights, dtype: str) ->
 def test_a_sharded_model(tmp_path: Path, weights: Weights) -> None:
     index = write_shards(tmp_path, to_huggingface_weights(weights))
     assert len(assert_loads(tmp_path, weights)) == 2
-    assert load_weights(str(index), CONFIG).path == str(index)
+    assert load_weights(open_checkpoint(str(index)), CONFIG).path == str(index)
     before = open_checkpoint(str(tmp_path)).checksum()
     weights[QUERY][0, 0] += 1
     write_shards(tmp_path, to_huggingface_weights(weights))
@@ -220,7 +217,7 @@ def test_the_config_of_another_model(model: Path) -> None:
         CONFIG, intermediate_size=16, num_hidden_layers=2, vocab_size=51
     )
     with pytest.raises(CheckpointError) as caught:
-        load_weights(str(model), config)
+        load_weights(open_checkpoint(str(model)), config)
     assert str(caught.value).splitlines()[-4:] == [
         "config.json says vocab_size 51, the checkpoint has 50",
         "config.json says intermediate_size 16, the checkpoint has 32",
@@ -230,7 +227,9 @@ def test_the_config_of_another_model(model: Path) -> None:
 
 
 def test_more_layers_than_the_config_are_warned_about(model: Path) -> None:
-    loaded = load_weights(str(model), dataclasses.replace(CONFIG, num_hidden_layers=2))
+    loaded = load_weights(
+        open_checkpoint(str(model)), dataclasses.replace(CONFIG, num_hidden_layers=2)
+    )
     assert loaded.warnings == (
         f"{model}: config.json says num_hidden_layers 2, the checkpoint has 3: the "
         "last layer will be layer 1",
@@ -380,11 +379,11 @@ def test_two_checkpoints_in_a_folder(model: Path, add: Callable[[Path], None]) -
 
 
 def test_whose_config_belongs_to_a_checkpoint(model: Path, tiny_bert: Path) -> None:
-    assert config_dialect(str(model)) == Dialect.HUGGING_FACE
-    assert config_dialect(str(model.parent)) == Dialect.HUGGING_FACE
-    assert config_dialect(str(tiny_bert)) == Dialect.GOOGLE
-    assert config_dialect(str(tiny_bert / "bert_model.ckpt")) == Dialect.GOOGLE
-    assert config_dialect(str(model.parent / "none")) == Dialect.GOOGLE
+    assert open_checkpoint(str(model)).dialect == Dialect.HUGGING_FACE
+    assert open_checkpoint(str(model.parent)).dialect == Dialect.HUGGING_FACE
+    assert open_checkpoint(str(tiny_bert)).dialect == Dialect.GOOGLE
+    assert open_checkpoint(str(tiny_bert / "bert_model.ckpt")).dialect == Dialect.GOOGLE
+    assert open_checkpoint(str(model.parent / "none")).dialect == Dialect.GOOGLE
 
 
 def test_real_weights(minilm_dir: Path) -> None:
@@ -397,7 +396,7 @@ def test_real_weights(minilm_dir: Path) -> None:
         intermediate_size=1536,
         max_position_embeddings=512,
     )
-    loaded = load_weights(str(minilm_dir), config)
+    loaded = load_weights(open_checkpoint(str(minilm_dir)), config)
     expected = to_tf1_weights(read_safetensors(minilm_dir / "model.safetensors"))
     assert len(loaded.weights) == 101
     for name, tensor in loaded.weights.items():

@@ -19,6 +19,7 @@ from pathlib import Path
 from bert_extract.model.devices import set_up_tensorflow
 set_up_tensorflow(2)
 from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.model.config import Dialect, BertConfig
 
 def memory_bytes(key):
@@ -29,10 +30,11 @@ def memory_bytes(key):
 
 directory, tiny = sys.argv[1:]
 # What the first call sets up is not the weights'.
-load_weights(tiny, BertConfig.from_json_file(tiny + "/bert_config.json"))
+config = BertConfig.from_json_file(tiny + "/bert_config.json")
+load_weights(open_checkpoint(tiny), config)
 config = BertConfig.from_json_file(directory + "/config.json", Dialect.HUGGING_FACE)
 before = memory_bytes("VmRSS")
-load_weights(directory, config)
+load_weights(open_checkpoint(directory), config)
 print(json.dumps({"memory": memory_bytes("VmHWM") - before}))
 """
 

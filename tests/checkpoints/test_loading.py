@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from bert_extract.checkpoints.loading import load_weights, read_config
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.checkpoints.tensor_bundle import resolve_prefix
 from bert_extract.errors import CheckpointError, ConfigError
 from bert_extract.model.config import BertConfig, Dialect, variable_shapes
@@ -46,7 +47,7 @@ def prefix(tmp_path: Path, weights: Weights) -> str:
 def load_error(init_checkpoint: str, config: BertConfig = CONFIG) -> str:
     """The message without the path that it begins with."""
     with pytest.raises(CheckpointError) as caught:
-        load_weights(init_checkpoint, config)
+        load_weights(open_checkpoint(init_checkpoint), config)
     message = str(caught.value)
     assert message.startswith(init_checkpoint)
     return message.removeprefix(init_checkpoint)
@@ -60,7 +61,7 @@ def data_file(prefix: str) -> Path:
 
 
 def test_every_encoder_variable_is_read(prefix: str, weights: Weights) -> None:
-    loaded = load_weights(prefix, CONFIG)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG)
     assert loaded.path == prefix
     assert list(loaded.weights) == list(variable_shapes(CONFIG))
     assert len(loaded.weights) == 5 + 3 * 16
@@ -73,7 +74,7 @@ def test_every_encoder_variable_is_read(prefix: str, weights: Weights) -> None:
 
 def test_golden_checkpoint(tiny_bert: Path) -> None:
     config = BertConfig.from_json_file(str(tiny_bert / "bert_config.json"))
-    loaded = load_weights(str(tiny_bert / "bert_model.ckpt"), config)
+    loaded = load_weights(open_checkpoint(str(tiny_bert / "bert_model.ckpt")), config)
     assert len(loaded.weights) == 85
     assert loaded.ignored == (
         "bert/pooler/dense/bias",
@@ -87,7 +88,7 @@ def test_golden_checkpoint(tiny_bert: Path) -> None:
 
 def test_real_weights(minilm_tf1: Path, minilm_dir: Path) -> None:
     config = BertConfig.from_json_file(str(minilm_tf1 / "bert_config.json"))
-    loaded = load_weights(str(minilm_tf1), config)
+    loaded = load_weights(open_checkpoint(str(minilm_tf1)), config)
     assert len(loaded.weights) == 5 + 6 * 16
     stored = read_safetensors(minilm_dir / "model.safetensors")
     words = stored["embeddings.word_embeddings.weight"]
@@ -103,7 +104,7 @@ def test_real_weights(minilm_tf1: Path, minilm_dir: Path) -> None:
 def test_layers_above_the_highest_wanted_are_not_read(
     prefix: str, num_layers: int
 ) -> None:
-    loaded = load_weights(prefix, CONFIG, num_layers=num_layers)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG, num_layers=num_layers)
     assert len(loaded.weights) == 5 + num_layers * 16
     assert WORDS in loaded.weights
     assert len(loaded.ignored) == 2
@@ -115,7 +116,7 @@ def test_layers_that_are_not_read_must_be_there_all_the_same(
     del weights[QUERY]
     write_tf1_checkpoint(prefix, weights)
     with pytest.raises(CheckpointError, match=r"1 of 53 encoder variables is missing"):
-        load_weights(prefix, CONFIG, num_layers=1)
+        load_weights(open_checkpoint(prefix), CONFIG, num_layers=1)
 
 
 def test_heads_and_optimizer_slots_are_ignored_by_name(
@@ -128,7 +129,7 @@ def test_heads_and_optimizer_slots_are_ignored_by_name(
         f"{WORDS}/adam_v": np.zeros((50, 8), np.float32),
     }
     write_tf1_checkpoint(prefix, weights | extra)
-    loaded = load_weights(prefix, CONFIG)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG)
     assert len(loaded.weights) == 53
     assert loaded.ignored == (
         f"{WORDS}/adam_v",
@@ -150,7 +151,7 @@ def test_heads_and_optimizer_slots_are_ignored_by_name(
 def test_the_pooler_is_not_needed(prefix: str, weights: Weights) -> None:
     encoder = {name: values for name, values in weights.items() if "pooler" not in name}
     write_tf1_checkpoint(prefix, encoder)
-    assert load_weights(prefix, CONFIG).ignored == ()
+    assert load_weights(open_checkpoint(prefix), CONFIG).ignored == ()
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
@@ -159,7 +160,7 @@ def test_half_precision_is_widened(
 ) -> None:
     halves = {name: tf.cast(values, dtype) for name, values in weights.items()}
     write_tf1_checkpoint(prefix, halves)
-    for name, tensor in load_weights(prefix, CONFIG).weights.items():
+    for name, tensor in load_weights(open_checkpoint(prefix), CONFIG).weights.items():
         assert tensor.dtype == tf.float32
         expected = tf.cast(halves[name], tf.float32)
         np.testing.assert_array_equal(tensor.numpy(), expected.numpy())
@@ -176,7 +177,7 @@ def test_a_checkpoint_in_two_shards(prefix: str, weights: Weights) -> None:
         delete_old_dirs=False,
     )
     assert Path(f"{prefix}.sharded.data-00001-of-00002").exists()
-    loaded = load_weights(f"{prefix}.sharded", CONFIG)
+    loaded = load_weights(open_checkpoint(f"{prefix}.sharded"), CONFIG)
     np.testing.assert_array_equal(loaded.weights[WORDS].numpy(), weights[WORDS])
 
 
@@ -188,13 +189,13 @@ def test_a_variable_that_was_saved_in_slices(prefix: str, weights: Weights) -> N
         shape_and_slices=["50 8 0,20:-", "50 8 20,30:-", *[""] * len(weights)],
         tensors=[words[:20], words[20:], *weights.values()],
     )
-    loaded = load_weights(prefix, CONFIG)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG)
     np.testing.assert_array_equal(loaded.weights[WORDS].numpy(), words)
 
 
 def test_more_layers_than_the_config_are_warned_about(prefix: str) -> None:
     config = dataclasses.replace(CONFIG, num_hidden_layers=2)
-    loaded = load_weights(prefix, config)
+    loaded = load_weights(open_checkpoint(prefix), config)
     assert len(loaded.weights) == 5 + 2 * 16
     assert loaded.warnings == (
         f"{prefix}: bert_config.json says num_hidden_layers 2, the checkpoint has 3: "
@@ -232,7 +233,7 @@ def test_a_prefix_wins_over_a_folder_of_the_same_name(
     Path(prefix).mkdir()
     write_tf1_checkpoint(f"{prefix}/other", {"x": np.zeros(1, np.float32)})
     Path(f"{prefix}/checkpoint").write_text('model_checkpoint_path: "other"')
-    loaded = load_weights(prefix, CONFIG)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG)
     np.testing.assert_array_equal(loaded.weights[WORDS].numpy(), weights[WORDS])
 
 
@@ -249,7 +250,9 @@ def test_a_relative_folder(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", ["with space", "a*?]", "é中", "a.index"])
 def test_a_prefix_of_any_name(tmp_path: Path, weights: Weights, name: str) -> None:
     write_tf1_checkpoint(tmp_path / name, weights)
-    assert len(load_weights(str(tmp_path / name), CONFIG).weights) == 53
+    assert (
+        len(load_weights(open_checkpoint(str(tmp_path / name)), CONFIG).weights) == 53
+    )
     assert resolve_prefix(str(tmp_path)) == str(tmp_path / name)
 
 
@@ -258,7 +261,7 @@ def test_a_remote_checkpoint(tmp_path: Path, prefix: str, weights: Weights) -> N
     for path in Path(prefix).parent.iterdir():
         tf.io.gfile.copy(str(path), f"{remote}/{path.name}")
     for init_checkpoint in (remote, f"{remote}/bert_model.ckpt"):
-        loaded = load_weights(init_checkpoint, CONFIG)
+        loaded = load_weights(open_checkpoint(init_checkpoint), CONFIG)
         assert loaded.path == f"{remote}/bert_model.ckpt"
         np.testing.assert_array_equal(loaded.weights[WORDS].numpy(), weights[WORDS])
     assert load_error(f"{remote}/other.ckpt") == (
@@ -348,7 +351,7 @@ def test_an_unknown_scheme() -> None:
 
 def test_a_path_that_is_not_utf8() -> None:
     with pytest.raises(CheckpointError) as caught:
-        load_weights("caf\udce9/bert_model.ckpt", CONFIG)
+        load_weights(open_checkpoint("caf\udce9/bert_model.ckpt"), CONFIG)
     assert str(caught.value) == (
         "'caf\\udce9/bert_model.ckpt': the path is not UTF-8, and TensorFlow opens no "
         "other: rename it, or link to it under another name"
@@ -363,7 +366,7 @@ def test_a_path_that_tensorflow_takes_for_a_pattern(
     write_tf1_checkpoint(tmp_path / name / "bert_model.ckpt", weights)
     for init_checkpoint in (tmp_path / name, tmp_path / name / "bert_model.ckpt"):
         with pytest.raises(CheckpointError) as caught:
-            load_weights(str(init_checkpoint), CONFIG)
+            load_weights(open_checkpoint(str(init_checkpoint)), CONFIG)
         assert str(caught.value) == (
             f"{tmp_path}/{name}/bert_model.ckpt: TensorFlow opens no checkpoint with "
             "[ or \\ in its path: rename it, or link to it under another name"
@@ -447,7 +450,7 @@ def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
     )
     for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         same = dataclasses.replace(CONFIG, defaults=(key,))
-        assert len(load_weights(prefix, same).weights) == 53
+        assert len(load_weights(open_checkpoint(prefix), same).weights) == 53
 
 
 @pytest.mark.parametrize(
@@ -467,8 +470,10 @@ def test_what_a_missing_key_should_say_is_read_off_the_weights(
     for dialect in (Dialect.GOOGLE, Dialect.HUGGING_FACE):
         if dialect == Dialect.GOOGLE and key != "vocab_size":
             continue  # has a default
+        checkpoint = open_checkpoint(prefix)
+        checkpoint.dialect = dialect
         with pytest.raises(ConfigError) as caught:
-            read_config(str(config_file), prefix, dialect)
+            read_config(str(config_file), checkpoint)
         message = str(caught.value)
         assert f'the key "{key}" is missing; is this the {dialect.value} of ' in message
         assert message.endswith(f"has {key} {found}" if found else "checkpoint?")
@@ -591,14 +596,14 @@ def test_the_index_is_damaged(
 def test_a_flipped_bit_anywhere_in_the_index(prefix: str) -> None:
     index_file = Path(f"{prefix}.index")
     intact = index_file.read_bytes()
-    expected = load_weights(prefix, CONFIG).weights
+    expected = load_weights(open_checkpoint(prefix), CONFIG).weights
     num_refused = 0
     for offset in range(0, len(intact), 13):
         content = bytearray(intact)
         content[offset] ^= 1 << (offset % 8)
         index_file.write_bytes(content)
         try:
-            loaded = load_weights(prefix, CONFIG)
+            loaded = load_weights(open_checkpoint(prefix), CONFIG)
         except CheckpointError:
             num_refused += 1
         else:  # the flip was in padding that nothing reads
@@ -619,6 +624,7 @@ LOAD_AND_MEASURE = """
 import sys
 from pathlib import Path
 from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.model.config import BertConfig
 
 def memory_status(key):
@@ -628,10 +634,11 @@ def memory_status(key):
 
 tiny_bert, directory = sys.argv[1:]
 # What the first call sets up is not the weights'.
-load_weights(tiny_bert, BertConfig.from_json_file(tiny_bert + "/bert_config.json"))
+config = BertConfig.from_json_file(tiny_bert + "/bert_config.json")
+load_weights(open_checkpoint(tiny_bert), config)
 before = memory_status("VmRSS")
 config = BertConfig.from_json_file(directory + "/bert_config.json")
-loaded = load_weights(directory, config)
+loaded = load_weights(open_checkpoint(directory), config)
 print(memory_status("VmHWM") - before)
 """
 

@@ -29,7 +29,9 @@ LINES = "the river bank\nWho was Jim Henson ? ||| Jim Henson was a puppeteer\n\n
 def resolve(model_dir: Path | str, **fields: Any) -> Options:
     options = Options(model_dir=str(model_dir), **fields)
     options.check()
-    return resolve_options(options)
+    resolved, checkpoint = resolve_options(options)
+    assert checkpoint.init_checkpoint == resolved.init_checkpoint
+    return resolved
 
 
 def files(options: Options) -> tuple[str, str, str]:
@@ -94,7 +96,7 @@ def test_the_casing_is_the_tokenizers(tiny_huggingface: Path, tmp_path: Path) ->
     options = Options(
         vocab_file=three[0], bert_config_file=three[1], init_checkpoint=three[2]
     )
-    assert resolve_options(options).do_lower_case is False
+    assert resolve_options(options)[0].do_lower_case is False
 
 
 def test_another_vocab_has_the_casing_of_the_folder(

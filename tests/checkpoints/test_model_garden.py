@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from bert_extract import FeatureExtractor, read_features
-from bert_extract.checkpoints.loading import load_weights, open_checkpoint
+from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.errors import CheckpointError
 from bert_extract.model.config import BertConfig
 from support.make_checkpoints import (
@@ -60,7 +61,7 @@ def save(directory: Path, *root: tf.Module, **objects: Any) -> str:
 def load_error(prefix: str, config: BertConfig = CONFIG) -> str:
     """The message without the path that it begins with."""
     with pytest.raises(CheckpointError) as caught:
-        load_weights(prefix, config)
+        load_weights(open_checkpoint(prefix), config)
     message = str(caught.value)
     assert message.startswith(f"{prefix}: ")
     return message.removeprefix(f"{prefix}: ")
@@ -68,7 +69,7 @@ def load_error(prefix: str, config: BertConfig = CONFIG) -> str:
 
 def assert_loads(prefix: str, weights: Weights) -> tuple[str, ...]:
     """All 37 variables have their values; returns the names of the ignored ones."""
-    loaded = load_weights(prefix, CONFIG)
+    loaded = load_weights(open_checkpoint(prefix), CONFIG)
     assert len(loaded.weights) == 5 + 2 * 16
     for name, tensor in loaded.weights.items():
         assert tensor.dtype == tf.float32
@@ -190,7 +191,7 @@ def test_the_names_of_2020(tmp_path: Path, weights: Weights) -> None:
         f"next_sentence..pooler_dense/bias{VALUE}",
         f"next_sentence..pooler_dense/kernel{VALUE}",
     )
-    source = open_checkpoint(prefix).source("bert/pooler/dense/kernel")
+    source = open_checkpoint(prefix).stored.source("bert/pooler/dense/kernel")
     assert source.names == (f"next_sentence..pooler_dense/kernel{VALUE}",)
 
 
@@ -199,12 +200,15 @@ def test_the_pooler_is_found_and_not_needed(
     tmp_path: Path, weights: Weights, encoder_class: str
 ) -> None:
     prefix = write_encoder(tmp_path / "a", weights, encoder_class, NUM_HEADS)
-    checkpoint = open_checkpoint(prefix)
+    checkpoint = open_checkpoint(prefix).stored
     for kind in ("kernel", "bias"):
         name = f"bert/pooler/dense/{kind}"
         (tensor,) = checkpoint.read(checkpoint.source(name).names)
         np.testing.assert_array_equal(tensor, weights[name])
-    assert len(load_weights(prefix, CONFIG, with_pooler=True).weights) == 37 + 2
+    assert (
+        len(load_weights(open_checkpoint(prefix), CONFIG, with_pooler=True).weights)
+        == 37 + 2
+    )
     del weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
     prefix = write_encoder(tmp_path / "b", weights, encoder_class, NUM_HEADS)
     assert assert_loads(prefix, weights) == ()
@@ -271,7 +275,7 @@ def test_optimizers_averages_and_heads_are_ignored_by_name(
 
 
 def test_the_log_names_what_is_ignored() -> None:
-    loaded = load_weights(golden_prefix("pretrainer"), CONFIG)
+    loaded = load_weights(open_checkpoint(golden_prefix("pretrainer")), CONFIG)
     assert loaded.ignored_kinds() == [
         "*/.OPTIMIZER_SLOT/optimizer/average (48)",
         "*/.OPTIMIZER_SLOT/optimizer/ema_base_optimizer/m (48)",
@@ -313,7 +317,7 @@ def test_a_number_that_no_layer_has_is_no_layer(
     values["layer_with_weights-9999/_attention_layer/x"] = np.zeros(1, np.float32)
     prefix = save(tmp_path, encoder=to_objects(values))
     assert_loads(prefix, weights)
-    source = open_checkpoint(prefix).source("bert/pooler/dense/kernel")
+    source = open_checkpoint(prefix).stored.source("bert/pooler/dense/kernel")
     assert source.names == (f"encoder/layer_with_weights-6/kernel{VALUE}",)
 
 
@@ -376,13 +380,13 @@ def test_more_layers_than_the_config_are_warned_about(
 ) -> None:
     prefix = write_encoder(tmp_path / "ckpt", weights, encoder_class, NUM_HEADS)
     config = dataclasses.replace(CONFIG, num_hidden_layers=1)
-    loaded = load_weights(prefix, config)
+    loaded = load_weights(open_checkpoint(prefix), config)
     assert loaded.warnings == (
         f"{prefix}: bert_config.json says num_hidden_layers 1, the checkpoint has 2: "
         "the last layer will be layer 0",
     )
     assert len(loaded.ignored) == 16 + 2
-    source = open_checkpoint(prefix).source("bert/pooler/dense/kernel")
+    source = open_checkpoint(prefix).stored.source("bert/pooler/dense/kernel")
     assert len(dict(tf.train.list_variables(prefix))[source.names[0]]) == 2
 
 
@@ -435,7 +439,7 @@ def test_normalizing_first_is_refused_where_it_is_said(
     assert_loads(prefix, weights)
     params_file.write_text(params.format("true"))
     with pytest.raises(CheckpointError) as caught:
-        load_weights(prefix, CONFIG)
+        load_weights(open_checkpoint(prefix), CONFIG)
     assert str(caught.value).startswith(f"{params_file}: says norm_first: true, so ")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.errors import CheckpointError
 from bert_extract.model.config import BertConfig
 from support.make_bundle_index import rewrite_index
@@ -130,7 +131,7 @@ def main() -> None:
     has_graph = GRAPH.encode() in b"".join(
         source.read_bytes() for source in sources if source.suffix == ".index"
     )
-    load_weights(checkpoint, config)
+    load_weights(open_checkpoint(checkpoint), config)
     before = peak_memory()
     slowest = 0.0
     for seed in range(int(first), int(last)):
@@ -139,7 +140,7 @@ def main() -> None:
         print(seed, end=" ", flush=True)
         start = time.monotonic()
         try:
-            load_weights(str(Path(work_dir) / intact.name), config)
+            load_weights(open_checkpoint(str(Path(work_dir) / intact.name)), config)
         except CheckpointError:
             print("refused", flush=True)
         else:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bert_extract import FeatureExtractor
 from bert_extract.checkpoints.loading import load_weights
+from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.errors import BertExtractError, NotFiniteError
 from bert_extract.model.config import BertConfig, Dialect
 from bert_extract.tokenization.tokenizer_config import resolve_lower_case
@@ -64,7 +65,7 @@ def load(directory: Path, is_run: bool) -> str:
         config = BertConfig.from_json_file(config_file, Dialect.HUGGING_FACE)
         resolve_lower_case(str(directory / "vocab.txt"), None)
         Vocab.load(str(directory / "tokenizer.json"))
-        load_weights(str(directory), config)
+        load_weights(open_checkpoint(str(directory)), config)
         if not is_run:
             return "loaded"
         extractor = FeatureExtractor(

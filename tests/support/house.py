@@ -51,6 +51,7 @@ ORDER = (
     "checkpoints.model_garden",
     "checkpoints.safetensors_file",
     "checkpoints.huggingface",
+    "checkpoints.opened",
     "checkpoints.loading",
     "checkpoints.model_dir",
     # output
@@ -108,6 +109,7 @@ WITH_TENSORFLOW = (
     "checkpoints.model_garden",
     "checkpoints.safetensors_file",
     "checkpoints.huggingface",
+    "checkpoints.opened",
     "checkpoints.loading",
     "checkpoints.model_dir",
     "engine",
