@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             job.check()
             return 0
         with logs.logging_as_asked(values):
-            return _run(options, job)
+            return _run(options, job, values.flagfiles)
     except OptionsError as error:
         return _complain(str(error), EXIT_USAGE)
 
@@ -214,7 +214,7 @@ def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:
     return options_class(**{name: values[name].value for name in names})
 
 
-def _run(options: Options, job: Job) -> int:
+def _run(options: Options, job: Job, flagfiles: Sequence[str]) -> int:
     _Stopped.last = None
     for number in _STOP_SIGNALS:
         # A shell without job control starts "command &" with SIGINT ignored, and
@@ -223,8 +223,8 @@ def _run(options: Options, job: Job) -> int:
             signal.signal(number, _stop)
     summaries: list[Summary] = []
     try:
-        with summarizing(options, job) as summaries:
-            _run_job(options, job, summaries)
+        with summarizing(options, job, flagfiles) as summaries:
+            _run_job(options, job, summaries, flagfiles)
     except OptionsError as error:
         return _complain(str(error), EXIT_USAGE)
     except BertExtractError as error:
@@ -254,7 +254,9 @@ def _run(options: Options, job: Job) -> int:
     return 0
 
 
-def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
+def _run_job(
+    options: Options, job: Job, summaries: list[Summary], flagfiles: Sequence[str]
+) -> None:
     options.check()
     job.check()
     with _silence(), _no_search_for_a_temporary_folder():
@@ -267,7 +269,7 @@ def _run_job(options: Options, job: Job, summaries: list[Summary]) -> None:
 
     if _Stopped.last is not None:  # some library's import caught it
         raise _Stopped.last
-    run_job(Engine(options), job, summaries)
+    run_job(Engine(options), job, summaries, flagfiles)
 
 
 def _import_tensorflow() -> None:
@@ -331,17 +333,20 @@ def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
                     "were made from, its size and time included; with another one, "
                     "run without --resume, from the beginning"
                 )
-            print(
-                f"bert-extract: {summary.output_file}.partial holds "
-                f"{summary.resumable_lines:,} lines; {how}",
-                file=sys.stderr,
+            _say(
+                f"{summary.output_file}.partial holds "
+                f"{summary.resumable_lines:,} lines; {how}"
             )
 
 
 def _complain(message: str, exit_code: int) -> int:
+    _say(message)
+    return exit_code
+
+
+def _say(message: str) -> None:
     print(f"bert-extract: {message}", file=sys.stderr)
     logs.keep(message)
-    return exit_code
 
 
 @contextlib.contextmanager

@@ -16,6 +16,11 @@ def warn(message: str, *args: object) -> None:
     logging.warning(message, *args, extra={_MARK: True})
 
 
+def is_marked(record: python_logging.LogRecord) -> bool:
+    """Whether a message came from `warn`."""
+    return hasattr(record, _MARK)
+
+
 def is_told_always(record: python_logging.LogRecord) -> bool:
     """Whether a message is for those, too, who want to hear of errors only."""
-    return record.levelno >= python_logging.ERROR or hasattr(record, _MARK)
+    return record.levelno >= python_logging.ERROR or is_marked(record)

@@ -270,12 +270,15 @@ class Engine:
                 self.options.bert_config_file,
                 self.config.vocab_size,
             )
-        if len(vocab.tokens) < self.config.vocab_size:
+        num_tokens = len(vocab.tokens)
+        while num_tokens and not vocab.tokens[num_tokens - 1]:
+            num_tokens -= 1  # a blank line at the end is no token
+        if num_tokens < self.config.vocab_size:
             doubt.warn(
                 "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "
                 "this checkpoint?",
                 self.options.vocab_file,
-                len(vocab.tokens),
+                num_tokens,
                 self.options.bert_config_file,
                 self.config.vocab_size,
             )

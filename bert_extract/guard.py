@@ -7,6 +7,7 @@ anything is opened for writing.
 """
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -52,6 +53,8 @@ _BESIDE = (
     ".partial.run.json.tmp",
 )
 _FILE_SCHEME = "file://"
+# A log file, as `logs` has absl name it.
+_LOG_FILE = re.compile(r"bert-extract\..*\.log\.INFO\.\d{8}-\d{6}\.\d+")
 _MOST_SHOWN = 5
 
 
@@ -93,6 +96,7 @@ def check_outputs(
     input_files: Iterable[str],
     output_files: Sequence[str],
     checkpoint_files: Iterable[str] = (),
+    flagfiles: Iterable[str] = (),
 ) -> None:
     """Checks all that a job will write, but for its summary.
 
@@ -103,6 +107,7 @@ def check_outputs(
       output_files: will be written, with what stands beside them meanwhile.
       checkpoint_files: are read, wherever the checkpoint was found; what the names of
         the options tell is known without.
+      flagfiles: were read.
 
     Raises:
       OptionsError: one of these would replace what is read, another of them, or what
@@ -115,6 +120,8 @@ def check_outputs(
         files.add_read(place)
     for path in checkpoint_files:
         files.add_read(_Place(path, "--init_checkpoint"))
+    for path in flagfiles:
+        files.add_read(_Place(path, "--flagfile"))
     lost: str | None = None
     for output_file in output_files:
         descriptor = descriptor_of(output_file)
@@ -144,8 +151,13 @@ def check_again(job: Job, output_file: str) -> None:
         raise OutputError(lost)
 
 
-def check_summary(options: Options, job: Job) -> None:
+def check_summary(options: Options, job: Job, flagfiles: Iterable[str] = ()) -> None:
     """Checks the summary file of a job that may be wrong in every other respect.
+
+    Args:
+      options: the model's files are read.
+      job: what it reads and writes besides.
+      flagfiles: were read.
 
     Raises:
       OptionsError: it would replace what is read, something else that is written, or
@@ -157,13 +169,15 @@ def check_summary(options: Options, job: Job) -> None:
     # What is wrong with them is said when they are needed.
     with contextlib.suppress(BertExtractError):
         if is_remote(job.input_file):
-            input_files = job.input_file.split(",")
+            input_files = _expand_here(job.input_file)
         elif job.input_file:
             input_files = _expand(job, [])
         output_files = job.output_files(input_files)
     files = _Files(way_out)
     for place in _read_places(options, input_files):
         files.add_read(place)
+    for path in flagfiles:
+        files.add_read(_Place(path, "--flagfile"))
     for place in _places_of_summary(job.summary_file):
         files.add_written(place)
     for output_file in output_files:
@@ -280,12 +294,22 @@ def _expand(job: Job, left_out: list[str]) -> tuple[str, ...]:
     remote = {job.output_file, job.summary_file}
 
     def is_left_out(path: str) -> bool:
-        is_own = path in remote if is_remote(path) else _is_own_file(path)
+        local = _local(path)
+        is_own = path in remote if local is None else _is_own_file(local)
         if is_own:
             left_out.append(path)
         return is_own
 
     return expand_input_files(job.input_file, is_left_out)
+
+
+def _expand_here(input_file: str) -> list[str]:
+    """The names in it, with globs on this machine expanded; far away nobody looks."""
+    found: list[str] = []
+    for name in input_file.split(","):
+        local = _local(name)
+        found += [name] if local is None else glob.glob(local) or [local]
+    return found
 
 
 def _read_places(options: Options, input_files: Iterable[str]) -> Iterator[_Place]:
@@ -439,6 +463,8 @@ def _is_own_file(path: str) -> bool:
     """Whether this tool wrote what lies there, whatever it is."""
     if not os.path.isfile(path):
         return False
+    if _LOG_FILE.fullmatch(os.path.basename(path)):
+        return True
     start = _start_of(path)
     if not start:  # of an output of no lines, perhaps
         return _is_run_file("", _start_of(f"{path}.run.json") or b"")

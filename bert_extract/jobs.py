@@ -59,7 +59,12 @@ _NUM_SHOWN = 5
 _BLOCK_SIZE = 1 << 20
 
 
-def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
+def run_job(
+    engine: Engine,
+    job: Job,
+    summaries: list[Summary],
+    flagfiles: Sequence[str] = (),
+) -> None:
     """Does a job: one output, or with `output_dir` one for each input file.
 
     With `output_dir` a file that fails does not stop the others: its summary has the
@@ -69,6 +74,7 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
       engine: its weights are loaded as soon as there is a line to compute.
       job: what to read and where to write.
       summaries: gets a `Summary` for each output, before it is begun.
+      flagfiles: that the command has read; nothing is written to them.
 
     Raises:
       BertExtractError: the job cannot be done, or its only output failed.
@@ -79,7 +85,12 @@ def run_job(engine: Engine, job: Job, summaries: list[Summary]) -> None:
     output_files = job.output_files(input_files)
     model_files = _ModelFiles(engine)
     guard.check_outputs(
-        engine.options, job, input_files, output_files, model_files.of_checkpoint()
+        engine.options,
+        job,
+        input_files,
+        output_files,
+        model_files.of_checkpoint(),
+        flagfiles,
     )
     _warn_of_other_bytes(engine, job)
     if not job.output_dir:

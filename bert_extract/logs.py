@@ -97,11 +97,16 @@ def logging_as_asked(values: flags.FlagValues) -> Iterator[None]:
     if not values.log_dir or values.logtostderr:
         yield
         return
+    own_filters = [*handler.python_handler.filters]
     if not values.alsologtostderr:
         threshold = _THRESHOLDS[values.stderrthreshold]
-        handler.setLevel(converter.string_to_standard(threshold))
+        level = converter.string_to_standard(threshold)
+        # No level, since what is in doubt has to reach whoever reads standard error.
+        handler.python_handler.filters.append(
+            lambda record: record.levelno >= level or doubt.is_marked(record)
+        )
     with _log_file(values.log_dir) as log_file:
-        log_file.filters = [*handler.python_handler.filters]
+        log_file.filters = own_filters
         python_logging.root.addHandler(log_file)
         _said.addHandler(log_file)
         try:
@@ -109,7 +114,7 @@ def logging_as_asked(values: flags.FlagValues) -> Iterator[None]:
         finally:
             python_logging.root.removeHandler(log_file)
             _said.removeHandler(log_file)
-            handler.setLevel(python_logging.NOTSET)
+            handler.python_handler.filters = own_filters
 
 
 def keep(message: str) -> None:

@@ -9,10 +9,18 @@ from bert_extract.errors import OptionsError
 
 
 class CommandFlags(flags.FlagValues):
-    """absl's flags, whose flagfiles say which of them cannot be read."""
+    """absl's flags, whose flagfiles are known and say which of them cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # absl has no types there
+        # absl's class has flags for attributes, but not under a name like this one.
+        self.__dict__["_flagfiles"] = []
+
+    @property
+    def flagfiles(self) -> list[str]:
+        """The flagfiles that were read, those within others too."""
+        found: list[str] = self.__dict__["_flagfiles"]
+        return found
 
     def _get_flag_file_lines(
         self, filename: str, parsed_file_stack: list[str] | None = None
@@ -26,6 +34,7 @@ class CommandFlags(flags.FlagValues):
             raise _unreadable(filename, error.__context__) from error
         except (OSError, ValueError) as error:
             raise _unreadable(filename, error) from error
+        self.flagfiles.append(filename)
         return lines
 
 

@@ -148,8 +148,15 @@ class Summary:
 
 
 @contextlib.contextmanager
-def summarizing(options: Options, job: Job) -> Iterator[list[Summary]]:
+def summarizing(
+    options: Options, job: Job, flagfiles: Sequence[str] = ()
+) -> Iterator[list[Summary]]:
     """Writes `--summary_file` at the end, whatever the end is.
+
+    Args:
+      options: what the vectors are.
+      job: what is done.
+      flagfiles: that the command has read; nothing is written to them.
 
     Yields:
       A list that gets the summaries of the outputs.
@@ -160,7 +167,7 @@ def summarizing(options: Options, job: Job) -> Iterator[list[Summary]]:
     """
     if job.summary_file:
         _check_summary_file(job.summary_file)
-        guard.check_summary(options, job)
+        guard.check_summary(options, job, flagfiles)
     summaries: list[Summary] = []
     try:
         yield summaries

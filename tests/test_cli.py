@@ -278,6 +278,22 @@ def test_a_log_file_gets_what_is_logged(
     assert "lines longer than --max_seq_length" in kept[4]
 
 
+def test_what_is_in_doubt_is_told_beside_a_log_file_too(
+    tiny_bert: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cron's mail is standard error."""
+    vocab_file = tmp_path / "vocab.txt"
+    lines = (tiny_bert / "vocab.txt").read_text().split("\n")
+    vocab_file.write_text("\n".join(lines[:300] + lines[301:]))
+    (tmp_path / "logs").mkdir()
+    flags = flags_for(tiny_bert, vocab_file=vocab_file, layers="0")
+    flags += [*io_flags(text_file, "/dev/null"), "--verbosity=-1"]
+    assert run_here([*flags, f"--log_dir={tmp_path / 'logs'}"]) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"WARNING: {vocab_file}: has 722 tokens" in said
+    assert "has 722 tokens" in log_of(tmp_path / "logs")
+
+
 def test_the_last_error_is_in_the_log_file_too(
     tiny_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,18 @@ def test_a_vocab_shorter_than_the_table_is_warned_about(
     assert "says vocab_size 200" in log.text
 
 
+def test_a_line_lost_of_a_vocab_is_not_made_good_by_a_blank_one(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    """The count of lines is right then, and every id behind the line is wrong."""
+    model_dir = write_random_model(tmp_path)
+    vocab_file = model_dir / "vocab.txt"
+    lines = vocab_file.read_text().split("\n")
+    vocab_file.write_text("\n".join(lines[:100] + lines[101:]) + "\n")
+    Engine(options_for(model_dir, layers="0")).load()
+    assert f"{vocab_file}: has 199 tokens" in log.text
+
+
 @pytest.mark.parametrize(
     ("vocab_end", "warnings"),
     [

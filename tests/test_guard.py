@@ -190,6 +190,41 @@ def test_an_input_is_never_the_summary(
     )
 
 
+@pytest.mark.parametrize("pattern", ["file://{}/*.txt", "{}/*.txt,file://{}/a.md"])
+def test_an_input_that_a_glob_names_is_never_the_summary(
+    extractor: FeatureExtractor, here: Path, pattern: str
+) -> None:
+    """Where one name has a scheme, names on this machine are looked up all the same."""
+    for name in ("in.txt", "a.md"):
+        Path(name).write_bytes(TEXT)
+    assert_refused(
+        extractor,
+        here,
+        "in.txt would be written (the summary)",
+        input_file=pattern.format(here, here),
+        output_file="out.jsonl",
+        summary_file="in.txt",
+        overwrite=True,
+    )
+
+
+@pytest.mark.parametrize("option", ["output_file", "summary_file"])
+def test_a_flagfile_is_never_written(
+    model: Path, here: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """One within another neither."""
+    Path("in.txt").write_bytes(TEXT)
+    Path("inner.flags").write_text("--layers=-1\n")
+    Path("outer.flags").write_text("--flagfile=inner.flags\n--overwrite\n")
+    names = {"input_file": "in.txt", "output_file": "out", option: "inner.flags"}
+    flags = [f"--{name}={value}" for name, value in names.items()]
+    before = contents(here)
+    command = ["bert-extract", *flags_for(model), "--flagfile=outer.flags", *flags]
+    assert cli.main(command) == 2
+    assert "and it is read (--flagfile)" in capsys.readouterr().err
+    assert contents(here) == before
+
+
 MODEL_FILES = (
     *("vocab.txt", "bert_config.json", "tokenizer_config.json"),
     *("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"),
@@ -499,6 +534,29 @@ def test_what_comes_while_the_model_is_loaded_is_not_replaced(
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     logging.set_verbosity(logging.INFO)
     return caplog
+
+
+def test_a_glob_with_a_scheme_leaves_it_out_as_well(
+    extractor: FeatureExtractor, here: Path
+) -> None:
+    Path("in.txt").write_bytes(TEXT)
+    job = Job(input_file=f"file://{here}/*", output_dir=str(here))
+    for _ in range(2):
+        (summary,) = extractor.run_job(job)
+        assert summary.num_lines == 2
+
+
+def test_a_glob_leaves_out_log_files(
+    model: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of this run, and of others."""
+    Path("in.txt").write_bytes(TEXT)
+    flags = [*flags_for(model), "--layers=-1", "--input_file=*", "--output_file=out"]
+    for _ in range(2):
+        assert cli.main(["bert-extract", *flags, "--log_dir=."]) == 0
+    assert cli.main(["bert-extract", *flags]) == 0
+    assert "log.INFO" in capsys.readouterr().err
+    assert Path("out").read_bytes().count(b"\n") == 2
 
 
 @pytest.mark.parametrize("format_name", [each.name for each in FORMATS])

@@ -96,10 +96,17 @@ def check_shards(input_files: Sequence[str], shard: tuple[int, int]) -> None:
       InputError: a file cannot be read.
     """
     index, num_shards = shard
-    compressed = [*filter(is_compressed, input_files)]
-    if not compressed:
+    if not any(map(is_compressed, input_files)):
         return
     sizes = [_file_size(path) for path in input_files]
+    # In an empty one there is nothing to share.
+    compressed = [
+        path
+        for path, size in zip(input_files, sizes, strict=True)
+        if size and is_compressed(path)
+    ]
+    if not compressed:
+        return
     num_pieces = _num_pieces(input_files, sizes)
     if num_pieces < num_shards:
         raise OptionsError(

@@ -35,6 +35,7 @@ _NO_TEXT = (
 _BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")
 _HEAD_BYTES = 16
 # Compressed bytes that are taken at once: what they say may be 100,000 times longer.
+_MOST_WINDOW = 1 << 31  # bytes
 _STEP = 1024
 
 
@@ -98,7 +99,8 @@ class _ZstandardText(io.RawIOBase):
         self._raw = raw
         self._failure = zstandard.ZstdError
         self._new_decompressor: Callable[[], Any] = lambda: (
-            zstandard.ZstdDecompressor().decompressobj()
+            # As much as the format allows for ("zstd --long=31"); by default 128 MB.
+            zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj()
         )
         self._decompressor = self._new_decompressor()
         self._is_within_frame = False

@@ -243,6 +243,15 @@ def test_zstandard_files_are_read_like_gzip_files(tmp_path: Path) -> None:
     assert expand_input_files(str(tmp_path / "*.zst")) == (str(path),)
 
 
+def test_zstandard_files_of_long_windows_are_read(tmp_path: Path) -> None:
+    """As "zstd --long=28" makes them; by default the library takes 128 MB."""
+    path = tmp_path / "input.zst"
+    parameters = zstandard.ZstdCompressionParameters(window_log=28)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path.write_bytes(compressor.compress(b"a\nb\n") + compressor.flush())
+    assert list(LineReader(str(path))) == [b"a", b"b"]
+
+
 def test_zeros_that_zstandard_made_small_take_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "input.zst"
     path.write_bytes(zstandard_frames(bytes((1 << 16) - 1) + b"\n") * 2000)

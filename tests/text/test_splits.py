@@ -161,6 +161,8 @@ def test_more_shards_than_can_have_something_are_refused(tmp_path: Path) -> None
     with pytest.raises(OptionsError, match=r"at least 4 files, or make 3 shards$"):
         shards_of([*zipped, tmp_path / "empty.gz"], (3, 4))
     shards_of(zipped, (2, 3))
+    shards_of([tmp_path / "empty.gz"], (0, 1))
+    shards_of([tmp_path / "empty.gz", tmp_path / "plain"], (0, 9))  # nothing to cut
     shards_of([zipped[0], tmp_path / "plain"], (1, 2))
     shards_of([tmp_path / "plain"], (99, 100))  # each can be cut as it is
 
