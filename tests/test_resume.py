@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -499,7 +500,11 @@ def mounted_image(tmp_path: Path) -> Iterator[Callable[[], Path]]:
     folder.mkdir()
     with open(image, "wb") as file:
         file.truncate(256 << 20)
-    if subprocess.run(["mkfs.ext4", "-q", image], check=False).returncode:
+    # Where the administrator's commands are not on the PATH of everybody.
+    mkfs = shutil.which("mkfs.ext4") or shutil.which(
+        "mkfs.ext4", path="/sbin:/usr/sbin"
+    )
+    if mkfs is None or subprocess.run([mkfs, "-q", image], check=False).returncode:
         pytest.skip("no file system can be made here")
 
     def mount() -> Path:
