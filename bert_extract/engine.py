@@ -395,7 +395,8 @@ class Engine:
     ) -> Iterator[Features]:
         layout = replace(self._layout, keeps_line=keeps_line)
         for chunk, failure in _chunks(examples):
-            summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
+            if self.options.pairs:
+                summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
             lines = to_parts(chunk, self._tokenizer, layout)
             if self.config.type_vocab_size < 2:
                 lines = _single_texts(lines, self.options.bert_config_file)
@@ -548,7 +549,8 @@ def _single_texts(
             raise InputError(
                 f"the line with linex_index {line.unique_id} is a pair, and "
                 f"{bert_config_file} says type_vocab_size 1: the model knows single "
-                "texts only; put the two texts on lines of their own"
+                "texts only; put the two texts on lines of their own, or say "
+                "--pairs=false if it is one"
             )
         yield line
 

@@ -1,6 +1,5 @@
 """FeatureExtractor: a checkpoint in memory, for Python; the command does the same."""
 
-import itertools
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -77,7 +76,8 @@ class FeatureExtractor:
         return self._extract(lines)
 
     def _extract(self, lines: Iterable[str]) -> Iterator[Record]:
-        examples = itertools.starmap(_to_example, enumerate(lines))
+        pairs = self.options.pairs
+        examples = (_to_example(i, line, pairs) for i, line in enumerate(lines))
         parts: list[Record] = []  # of one line
         for _, records, _ in self._engine.run(examples, _checked, Summary()):
             for record in records:
@@ -122,13 +122,13 @@ class FeatureExtractor:
         return summaries
 
 
-def _to_example(index: int, line: str) -> Example:
+def _to_example(index: int, line: str, pairs: bool) -> Example:
     if not isinstance(line, str):
         raise ArgumentTypeError(
             f"extract takes texts of the type str; that of index {index} is "
             f"{reprlib.repr(line)} ({type(line).__name__})"
         )
-    return parse_line(line, index)
+    return parse_line(line, index, pairs)
 
 
 def _checked(records: Sequence[Record]) -> Sequence[Record]:

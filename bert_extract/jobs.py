@@ -312,7 +312,13 @@ def _write(
     encode, summary.json_kernel = encoder_for(kind)
     progress: Progress | None = None
     try:
-        reader = SplitReader(splits, job.errors, writer.num_records_kept, watch)
+        reader = SplitReader(
+            splits,
+            job.errors,
+            writer.num_records_kept,
+            watch,
+            engine.options.pairs,
+        )
         progress = Progress(summary, input_size(splits))
         room = _TextRoom(kind.format, summary.output_file)
         room.take_kept(splits, job.errors, writer.num_records_kept)
@@ -420,6 +426,7 @@ def _fingerprint(
     fingerprint: dict[str, Any] = {
         **model_files.checksums,
         "do_lower_case": options.do_lower_case,
+        "pairs": options.pairs,
         "layers": list(engine.layers),
         "layer_pooling": options.layer_pooling,
         "unit": options.unit,

@@ -75,6 +75,11 @@ class Options:
         "bert_model.ckpt, a safetensors file or the index of several, or a directory "
         "that holds one of them.",
     )
+    pairs: bool = _option(
+        True,
+        "Whether ' ||| ' in a line separates the two texts of a pair, the last one if "
+        "there are several. With false each line is one text, and its '|||' are text.",
+    )
     layers: str = _option(
         DEFAULT_LAYERS,
         "The encoder layers to write, separated by commas: 0 is the first one, -1 the "

@@ -142,7 +142,8 @@ class Summary:
         if self.num_unsplit:
             logging.warning(
                 "lines with '|||' that were read as one text: %s; a pair is separated "
-                "by exactly ' ||| ', one space on each side",
+                "by exactly ' ||| ', one space on each side; if they are text, say "
+                "--pairs=false",
                 f"{self.num_unsplit:,}",
             )
 

@@ -131,6 +131,21 @@ def test_records_are_equal_if_their_bits_are(extractor: FeatureExtractor) -> Non
     assert zero != minus
 
 
+def test_bars_are_text_without_pairs(tiny_bert: Path, tmp_path: Path) -> None:
+    text = "the bank ||| the river"
+    alone = FeatureExtractor(options_for(tiny_bert, layers="-1", pairs=False))
+    (record,) = alone.extract([text])
+    words = ("the", "bank", "|", "|", "|", "the", "river")
+    assert record.tokens == ("[CLS]", *words, "[SEP]")
+    (tmp_path / "in.txt").write_text(text + "\n")
+    output_file = tmp_path / "out.jsonl"
+    summary = alone.extract_file(str(tmp_path / "in.txt"), str(output_file))
+    # Bars that are text are no slip to warn of.
+    assert (summary.num_pairs, summary.num_unsplit) == (0, 0)
+    (from_file,) = read_features(output_file)
+    assert from_file.tokens == record.tokens
+
+
 def test_nothing_gives_nothing(extractor: FeatureExtractor) -> None:
     assert list(extractor.extract([])) == []
 

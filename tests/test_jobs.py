@@ -468,7 +468,7 @@ def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
     keys = "checkpoint_sha256 vocab_sha256 bert_config_sha256 do_lower_case layers"
     keys += " max_seq_length precision errors shard input bert_extract tensorflow"
     keys += " device arithmetic arithmetic_settings same_bytes output_format unit"
-    keys += " word_pooling"
+    keys += " word_pooling pairs"
     keys += " sentence_pooling layer_pooling offsets long_text doc_stride"
     assert sorted(output["fingerprint"]) == sorted(keys.split())
 

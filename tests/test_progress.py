@@ -70,7 +70,8 @@ def test_the_summary_says_all_that_was_counted(log: LogLines) -> None:
         "compiled JSON kernel",
         "WARNING: lines longer than --max_seq_length, which were truncated: 7",
         "WARNING: lines with '|||' that were read as one text: 8; a pair is separated "
-        "by exactly ' ||| ', one space on each side",
+        "by exactly ' ||| ', one space on each side; if they are text, say "
+        "--pairs=false",
     ]
 
 

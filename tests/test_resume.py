@@ -161,6 +161,7 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
         ("layers", "-2"),
         ("layers", "-1,-1"),
         ("max_seq_length", 31),
+        ("pairs", False),
     ],
 )
 def test_what_changes_the_bytes_is_in_the_fingerprint(

@@ -79,7 +79,7 @@ class CarriageReturns:
         return np.searchsorted(self._others_before, positions, side="right")
 
 
-def parse_line(line: str, unique_id: int) -> Example:
+def parse_line(line: str, unique_id: int, pairs: bool = True) -> Example:
     r"""Reads one line as the original's `read_examples` does.
 
     Every CR is dropped wherever it stands, whitespace at both ends too, and the last
@@ -89,6 +89,7 @@ def parse_line(line: str, unique_id: int) -> Example:
     Args:
       line: the line without its "\n".
       unique_id: the line's index in the whole input.
+      pairs: whether " ||| " separates; else the line is one text, whatever it holds.
     """
     text = line.strip()
     start = 0
@@ -102,16 +103,16 @@ def parse_line(line: str, unique_id: int) -> Example:
         text = text.replace("\r", "")
     # The original's regular expression is greedy: the last separator wins.
     text_a, separator, text_b = text.rpartition(_SEPARATOR)
-    if not separator:
+    if not (separator and pairs):
         return Example(unique_id, text, None, start, carriage_returns)
     return Example(unique_id, text_a, text_b, start, carriage_returns)
 
 
-def parse_long_line(line: LongLine, unique_id: int) -> Example:
+def parse_long_line(line: LongLine, unique_id: int, pairs: bool = True) -> Example:
     """Does what `parse_line` does, without ever having the whole line as a str."""
     returns = line if line.has_carriage_return else None
     start, end = line.start, line.end
-    place = line.rfind(_SEPARATOR, start, end)
+    place = line.rfind(_SEPARATOR, start, end) if pairs else -1
     if place < 0:
         return Example(unique_id, _text_of(line, start, end), None, start, returns)
     text_a = _text_of(line, start, place)
@@ -357,7 +358,12 @@ class LineReader:
 
 
 def read_example(
-    line: bytes, errors: str, path: str, line_number: int, unique_id: int
+    line: bytes,
+    errors: str,
+    path: str,
+    line_number: int,
+    unique_id: int,
+    pairs: bool = True,
 ) -> Example:
     """Decodes one line of UTF-8 and reads it.
 
@@ -367,14 +373,15 @@ def read_example(
       path: the file, for the message.
       line_number: the line in that file, from 1, for the message.
       unique_id: the line's index in the whole input.
+      pairs: whether " ||| " separates two texts.
 
     Raises:
       InputError: errors is "strict" and the line is not UTF-8.
     """
     try:
         if len(line) > _LONG_LINE:
-            return parse_long_line(LongLine(line, errors), unique_id)
-        return parse_line(line.decode("utf-8", errors), unique_id)
+            return parse_long_line(LongLine(line, errors), unique_id, pairs)
+        return parse_line(line.decode("utf-8", errors), unique_id, pairs)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name_of(path)}: line {line_number} is not UTF-8: byte "

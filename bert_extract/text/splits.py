@@ -199,6 +199,7 @@ class SplitReader:
         errors: str,
         num_skipped: int = 0,
         watch: InputWatch | None = None,
+        pairs: bool = True,
     ) -> None:
         """Makes a reader; nothing is opened before it is iterated over.
 
@@ -207,11 +208,13 @@ class SplitReader:
           errors: what to do with bytes that are not UTF-8, as Python names it.
           num_skipped: how many lines from the beginning to pass over undecoded.
           watch: compares each file when it is opened and when its lines are read.
+          pairs: whether " ||| " separates two texts.
         """
         self._splits = splits
         self._errors = errors
         self._num_skipped = num_skipped
         self._watch = watch
+        self._pairs = pairs
         self._num_bytes_done = 0
         self._num_lines_read = 0
         self._lines: LineReader | None = None
@@ -253,7 +256,12 @@ class SplitReader:
                     num_to_skip -= 1
                 else:
                     example = read_example(
-                        line, self._errors, split.path, line_number, unique_id
+                        line,
+                        self._errors,
+                        split.path,
+                        line_number,
+                        unique_id,
+                        self._pairs,
                     )
                     del line  # it may be long
                     yield example

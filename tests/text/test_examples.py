@@ -66,6 +66,14 @@ def test_a_line_is_read_as_the_original_reads_it(
     assert parse_line(line, unique_id=7) == Example(7, text_a, text_b)
 
 
+@pytest.mark.parametrize("line", ["a ||| b", " a ||| b ||| c\r", "a|||b", "|||", ""])
+def test_without_pairs_a_line_is_one_text(line: str) -> None:
+    text = line.strip()
+    assert parse_line(line, 7, pairs=False) == Example(7, text, None)
+    example = read_example(line.encode(), "strict", "in.txt", 8, 7, pairs=False)
+    assert example == Example(7, text, None)
+
+
 @pytest.mark.parametrize(
     ("line", "unsplit"),
     [("a |||b", True), ("|||", True), ("a ||| b", False), ("a || b", False)],

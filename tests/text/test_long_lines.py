@@ -155,6 +155,16 @@ def test_a_long_text_is_tokenized_as_the_text(
         assert ids[:5].tolist() == whole.ids[:5].tolist()
 
 
+def test_a_long_line_may_be_one_text() -> None:
+    line = b"a ||| b " + b"c" * (1 << 20)
+    (pair, single) = (
+        read_example(line, "strict", "in.txt", 1, 0, pairs) for pairs in (True, False)
+    )
+    assert pair.text_a == "a"
+    assert single.text_b is None
+    assert str(single.text_a) == line.decode()
+
+
 def test_only_long_texts_are_kept_as_bytes() -> None:
     half, full = "é" * (1 << 18), "é" * ((1 << 18) + 1)
     assert isinstance(read(half.encode()).text_a, str)  # half a megabyte
