@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bert_extract import FeatureExtractor
@@ -368,7 +369,7 @@ def test_a_long_text_gives_what_the_plain_way_gives(
     quick = to_features(examples, tokenizer, 128)
     # All of the wordpieces, in parts.
     monkeypatch.setattr(long_text, "_PIECE_SIZE", 1000)
-    in_parts = tokenizer.tokenize_start(text, len(text) + 1)
+    in_parts = np.concatenate(list(tokenizer.tokenize_parts(text)))
     monkeypatch.setattr(features, "MAX_CHARS_CUT_AT_ONCE", len(text))
     plain = to_features(examples, tokenizer, 128)
     for ours, theirs in zip(quick, plain, strict=True):

@@ -6,16 +6,18 @@ pair    [CLS] is this jack ##son ? [SEP] no it is not [SEP]
          0    0  0    0    0     0  0    1  1  1  1   1
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.errors import OptionsError
+from bert_extract.inputs.windows import joined
 from bert_extract.model.pooling import PoolingState
 from bert_extract.text.examples import Example
 from bert_extract.text.long_lines import Text
+from bert_extract.tokenization.alignment import Wordpieces
 from bert_extract.tokenization.tokenizer import Tokenizer
 from bert_extract.tokenization.vocab import Vocab
 
@@ -108,38 +110,68 @@ def to_features(
             f"max_seq_length is {max_seq_length}: expected 2 or more, since [CLS] and "
             "[SEP] take two places."
         )
-    texts = [example.text_a for example in examples]
-    texts += [example.text_b for example in examples if example.text_b is not None]
-    wordpieces = iter(_tokenize(texts, tokenizer, max_seq_length))
-    wordpieces_a = [next(wordpieces) for _ in examples]
-    nothing = np.empty(0, np.int32)
     return [
         lay_out(
             example.unique_id,
-            ids_a,
-            nothing if example.text_b is None else next(wordpieces),
+            # So many that the rest makes no difference.
+            beginning(wordpieces_a, max_seq_length).ids,
+            beginning(wordpieces_b, max_seq_length).ids,
             tokenizer.vocab,
             max_seq_length,
         )
-        for example, ids_a in zip(examples, wordpieces_a, strict=True)
-    ]
-
-
-def _tokenize(
-    texts: Sequence[Text], tokenizer: Tokenizer, max_num_wordpieces: int
-) -> list[NDArray[np.int32]]:
-    """Cuts each text: the whole of it, or so much that the rest makes no difference."""
-    short_texts = iter(
-        tokenizer.tokenize(
-            [str(text) for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
+        for example, wordpieces_a, wordpieces_b in zip(
+            examples, *tokenize(examples, tokenizer), strict=True
         )
-    )
-    return [
-        next(short_texts)
-        if len(text) <= MAX_CHARS_CUT_AT_ONCE
-        else tokenizer.tokenize_start(text, max_num_wordpieces)
-        for text in texts
     ]
+
+
+def tokenize(
+    examples: Sequence[Example], tokenizer: Tokenizer, *, has_positions: bool = False
+) -> tuple[list[Iterable[Wordpieces]], list[Iterable[Wordpieces]]]:
+    """Cuts the short texts of examples in one call, and long ones when they are read.
+
+    Args:
+      examples: any number of them.
+      tokenizer: cuts their texts.
+      has_positions: whether the wordpieces know where in their text they stand.
+
+    Returns:
+      The wordpieces of each text_a, and those of each text_b: none of one that is not
+      there.
+    """
+    texts = [example.text_a for example in examples]
+    texts += [example.text_b for example in examples if example.text_b is not None]
+    short_texts = [str(text) for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
+    if has_positions:
+        short_ones = iter(tokenizer.tokenize_aligned(short_texts))
+    else:
+        short_ones = map(Wordpieces, tokenizer.tokenize(short_texts))
+
+    def wordpieces_of(text: Text | None) -> Iterable[Wordpieces]:
+        if text is None:
+            return ()
+        if len(text) <= MAX_CHARS_CUT_AT_ONCE:
+            return (next(short_ones),)
+        if has_positions:
+            return tokenizer.tokenize_aligned_parts(text)
+        return map(Wordpieces, tokenizer.tokenize_parts(text))
+
+    return (
+        [wordpieces_of(example.text_a) for example in examples],
+        [wordpieces_of(example.text_b) for example in examples],
+    )
+
+
+def beginning(parts: Iterable[Wordpieces], num_wordpieces: int) -> Wordpieces:
+    """The first so many wordpieces of a text, or all if there are no more."""
+    taken: list[Wordpieces] = []
+    num_taken = 0
+    for part in parts:
+        taken.append(part)
+        num_taken += len(part)
+        if num_taken >= num_wordpieces:
+            break
+    return joined(taken).part(0, num_wordpieces)
 
 
 def truncated_pair_lengths(

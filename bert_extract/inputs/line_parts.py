@@ -19,15 +19,17 @@ from bert_extract.inputs.features import (
     Features,
     LinePart,
     Words,
+    beginning,
     kept_lengths,
     lay_out,
     to_features,
+    tokenize,
 )
-from bert_extract.inputs.windows import Window, Wordpieces, joined, slide
+from bert_extract.inputs.windows import Window, slide
 from bert_extract.model.pooling import PoolingState
 from bert_extract.text.examples import Example
 from bert_extract.text.long_lines import Text
-from bert_extract.tokenization.alignment import word_spans
+from bert_extract.tokenization.alignment import Wordpieces, word_spans
 from bert_extract.tokenization.tokenizer import Tokenizer
 from bert_extract.tokenization.vocab import Vocab
 
@@ -88,16 +90,12 @@ def to_parts(
         examples.clear()
         yield from lines
         return
-    texts = [example.text_a for example in examples]
-    texts += [example.text_b for example in examples if example.text_b is not None]
-    cut = iter(_tokenize(texts, tokenizer, layout.needs_positions))
-    cut_a = [next(cut) for _ in examples]
-    for example, wordpieces_a in zip(examples, cut_a, strict=True):
+    cut = tokenize(examples, tokenizer, has_positions=layout.needs_positions)
+    for example, wordpieces_a, wordpieces_b in zip(examples, *cut, strict=True):
         line = _Line(example, tokenizer.vocab, layout)
         if example.text_b is None and layout.stride:
             parts = line.windows(wordpieces_a)
         else:
-            wordpieces_b = [] if example.text_b is None else next(cut)
             parts = line.truncated(wordpieces_a, wordpieces_b)
         yield from _numbered(parts)
     examples.clear()
@@ -108,38 +106,6 @@ def line_of(example: Example) -> str:
     if example.text_b is None:
         return str(example.text_a)
     return f"{example.text_a} ||| {example.text_b}"
-
-
-def _tokenize(
-    texts: Sequence[Text], tokenizer: Tokenizer, needs_positions: bool
-) -> list[Iterable[Wordpieces]]:
-    """Cuts short texts at once, and long ones when they are read."""
-    short = [str(text) for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
-    if needs_positions:
-        cut = [
-            Wordpieces(aligned.ids, aligned.starts, aligned.ends)
-            for aligned in tokenizer.tokenize_aligned(short)
-        ]
-    else:
-        cut = [Wordpieces(ids) for ids in tokenizer.tokenize(short)]
-    short_ones = iter(cut)
-    return [
-        [next(short_ones)]
-        if len(text) <= MAX_CHARS_CUT_AT_ONCE
-        else _tokenize_long(text, tokenizer, needs_positions)
-        for text in texts
-    ]
-
-
-def _tokenize_long(
-    text: Text, tokenizer: Tokenizer, needs_positions: bool
-) -> Iterator[Wordpieces]:
-    if needs_positions:
-        for aligned in tokenizer.tokenize_aligned_parts(text):
-            yield Wordpieces(aligned.ids, aligned.starts, aligned.ends)
-    else:
-        for ids in tokenizer.tokenize_parts(text):
-            yield Wordpieces(ids)
 
 
 def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
@@ -196,8 +162,8 @@ class _Line:
         """Takes what there is room for; one part, but for words left out."""
         # One more than there can be room for shows which word was cut.
         most = self._layout.max_seq_length - 1
-        start_a = _beginning(wordpieces_a, most)
-        start_b = _beginning(wordpieces_b, most)
+        start_a = beginning(wordpieces_a, most)
+        start_b = beginning(wordpieces_b, most)
         features = self._lay_out(start_a, start_b)
         num_a, num_b = kept_lengths(
             features.unique_id, len(start_a), len(start_b), most + 1
@@ -472,18 +438,6 @@ def _find_spans(text: Text) -> Iterator[NDArray[np.int64]]:
         size = 2 * size if end == start else MAX_CHARS_CUT_AT_ONCE
         yield spans
         start = end
-
-
-def _beginning(parts: Iterable[Wordpieces], num_wordpieces: int) -> Wordpieces:
-    """The first so many wordpieces of a text, or all if there are no more."""
-    taken: list[Wordpieces] = []
-    num_taken = 0
-    for part in parts:
-        taken.append(part)
-        num_taken += len(part)
-        if num_taken >= num_wordpieces:
-            break
-    return joined(taken).part(0, num_wordpieces)
 
 
 def _taken_tokens(window: Window) -> tuple[int, int]:

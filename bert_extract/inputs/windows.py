@@ -15,26 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Wordpieces:
-    """Consecutive wordpieces of a text."""
-
-    ids: NDArray[np.int32]  # [num_wordpieces]
-    # Where they begin and end in the text, in characters; None if nobody asks.
-    starts: NDArray[np.int64] | None = None  # [num_wordpieces]
-    ends: NDArray[np.int64] | None = None  # [num_wordpieces]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def part(self, start: int, end: int | None = None) -> "Wordpieces":
-        """Those from `start` on, up to `end`."""
-        return Wordpieces(
-            self.ids[start:end],
-            None if self.starts is None else self.starts[start:end],
-            None if self.ends is None else self.ends[start:end],
-        )
+from bert_extract.tokenization.alignment import Wordpieces
 
 
 @dataclass(frozen=True, slots=True)

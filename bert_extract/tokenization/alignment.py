@@ -24,12 +24,26 @@ _WORD = re.compile("[^ \t\n\r\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u
 
 
 @dataclass(frozen=True, slots=True)
-class AlignedWordpieces:
-    """The wordpieces of a text and the characters of it that each came from."""
+class Wordpieces:
+    """Consecutive wordpieces of a text, and the characters of it that each came from.
+
+    Starts and ends are None if nobody asks for them.
+    """
 
     ids: NDArray[np.int32]  # [num_wordpieces]
-    starts: NDArray[np.int64]  # [num_wordpieces], in characters of the text
-    ends: NDArray[np.int64]  # [num_wordpieces], one behind the last character
+    starts: NDArray[np.int64] | None = None  # [num_wordpieces], characters of the text
+    ends: NDArray[np.int64] | None = None  # [num_wordpieces], one behind the last one
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, start: int, end: int | None = None) -> "Wordpieces":
+        """Those from `start` on, up to `end`."""
+        return Wordpieces(
+            self.ids[start:end],
+            None if self.starts is None else self.starts[start:end],
+            None if self.ends is None else self.ends[start:end],
+        )
 
 
 def word_spans(text: str) -> NDArray[np.int64]:

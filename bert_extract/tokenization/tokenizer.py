@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import VocabError
 from bert_extract.text.long_lines import Text
-from bert_extract.tokenization.alignment import AlignedWordpieces, align, sources
+from bert_extract.tokenization.alignment import Wordpieces, align, sources
 from bert_extract.tokenization.basic_tokenizer import MAX_CHARS_PER_WORD, basic_tokens
 from bert_extract.tokenization.long_text import parts
 from bert_extract.tokenization.vocab import UNKNOWN_TOKEN, Vocab, is_buildable, is_long
@@ -68,7 +68,7 @@ class Tokenizer:
         cut = self._cut(texts)
         return [cut.ids[own] for own in cut.slices]
 
-    def tokenize_aligned(self, texts: Sequence[str]) -> list[AlignedWordpieces]:
+    def tokenize_aligned(self, texts: Sequence[str]) -> list[Wordpieces]:
         """Cuts many texts in one call, and says where in them the wordpieces stand.
 
         A wordpiece starts at the first and ends behind the last character of the text
@@ -80,35 +80,15 @@ class Tokenizer:
           For each text, in order, what `tokenize` gives, and the positions.
         """
         cut = self._cut(texts)
-        starts, ends = align(
-            self._piece_lengths(cut), sources(texts, self.do_lower_case)
-        )
+        starts, ends = self._positions(cut, texts)
         aligned = []
         offset = 0
         for text, own in zip(texts, cut.slices, strict=True):
             aligned.append(
-                AlignedWordpieces(
-                    cut.ids[own], starts[own] - offset, ends[own] - offset
-                )
+                Wordpieces(cut.ids[own], starts[own] - offset, ends[own] - offset)
             )
             offset += len(text)
         return aligned
-
-    def tokenize_start(self, text: Text, num_wordpieces: int) -> NDArray[np.int32]:
-        """Cuts the beginning of a text, for one so long that the rest costs too much.
-
-        Returns:
-          int32: the text's first wordpiece ids, `num_wordpieces` of them or more, or
-          all if there are no more.
-        """
-        pieces = [np.empty(0, np.int32)]
-        num_missing = num_wordpieces
-        for ids in self.tokenize_parts(text):
-            pieces.append(ids)
-            num_missing -= len(ids)
-            if num_missing <= 0:
-                break
-        return np.concatenate(pieces)
 
     def tokenize_parts(self, text: Text) -> Iterator[NDArray[np.int32]]:
         """Cuts a long text some at a time, so that it takes no more memory than a part.
@@ -119,18 +99,17 @@ class Tokenizer:
         for part in parts(text, self.do_lower_case):
             yield from self.tokenize([part.text])
 
-    def tokenize_aligned_parts(self, text: Text) -> Iterator[AlignedWordpieces]:
+    def tokenize_aligned_parts(self, text: Text) -> Iterator[Wordpieces]:
         """Does to a long text, some at a time, what `tokenize_aligned` does.
 
         Yields:
           The text's next wordpieces, with positions in the whole text.
         """
         for part in parts(text, self.do_lower_case):
-            (aligned,) = self.tokenize_aligned([part.text])
-            yield AlignedWordpieces(
-                aligned.ids,
-                part.starts_in_text(aligned.starts),
-                part.ends_in_text(aligned.ends),
+            cut = self._cut([part.text])
+            starts, ends = self._positions(cut, [part.text])
+            yield Wordpieces(
+                cut.ids, part.starts_in_text(starts), part.ends_in_text(ends)
             )
 
     def _cut(self, texts: Sequence[str]) -> "_Cut":
@@ -143,6 +122,12 @@ class Tokenizer:
         bounds = row_splits[ends].tolist()
         slices = [slice(bounds[i], bounds[i + 1]) for i in range(len(texts))]
         return _Cut(words, ids, row_splits, slices)
+
+    def _positions(
+        self, cut: "_Cut", texts: Sequence[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Starts and ends in the texts laid end to end: int64 [num_wordpieces] each."""
+        return align(self._piece_lengths(cut), sources(texts, self.do_lower_case))
 
     def _piece_lengths(self, cut: "_Cut") -> NDArray[np.int64]:
         """How many normalised characters each wordpiece has, int64 [num_wordpieces]."""

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from bert_extract.errors import OptionsError
-from bert_extract.inputs.features import Features, to_features, truncated_pair_lengths
+from bert_extract.inputs.features import (
+    Features,
+    beginning,
+    to_features,
+    truncated_pair_lengths,
+)
 from bert_extract.text.examples import Example
+from bert_extract.tokenization.alignment import Wordpieces
 from bert_extract.tokenization.tokenizer import Tokenizer
 from bert_extract.tokenization.vocab import Vocab
 from support import reference_tokenizer as reference
@@ -213,3 +219,17 @@ def test_nasty_pairs_are_laid_out_as_in_the_reference(minilm_dir: Path) -> None:
             )
             assert [vocab.tokens[i] for i in laid_out.input_ids] == tokens
             assert laid_out.token_type_ids.tolist() == token_type_ids
+
+
+def test_of_a_text_no_more_is_cut_than_its_beginning() -> None:
+    part = Wordpieces(np.arange(4, dtype=np.int32), np.arange(4), np.arange(4) + 1)
+    parts = iter([part] * 9)
+    found = beginning(parts, 10)
+    assert len(list(parts)) == 6
+    assert found.ids.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert found.starts is not None
+    assert found.starts.tolist() == found.ids.tolist()
+    nothing = beginning([], 10)
+    assert len(nothing) == 0
+    assert nothing.ids.dtype == np.int32
+    assert nothing.starts is None

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bert_extract.inputs.windows import Window, Wordpieces, slide
+from bert_extract.inputs.windows import Window, slide
+from bert_extract.tokenization.alignment import Wordpieces
 
 
 def pieces(num_wordpieces: int, part_size: int = 7) -> Iterator[Wordpieces]:

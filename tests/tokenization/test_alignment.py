@@ -42,6 +42,8 @@ def aligned(tokenizer: Tokenizer, *texts: str) -> list[list[tuple[str, int, int]
     found = []
     for wordpieces in tokenizer.tokenize_aligned(texts):
         assert wordpieces.ids.dtype == np.int32
+        assert wordpieces.starts is not None
+        assert wordpieces.ends is not None
         assert wordpieces.starts.dtype == wordpieces.ends.dtype == np.int64
         tokens = [tokenizer.vocab.tokens[i] for i in wordpieces.ids.tolist()]
         starts, ends = wordpieces.starts.tolist(), wordpieces.ends.tolist()

@@ -362,7 +362,9 @@ def test_without_unk_a_word_that_nobody_spells_has_an_id_of_its_own(
     )
     (aligned,) = Tokenizer(vocab, True).tokenize_aligned(["ab xyz a"])
     assert aligned.ids.tolist() == [3, 4, 5, 3]
+    assert aligned.starts is not None
     assert aligned.starts.tolist() == [0, 1, 3, 7]
+    assert aligned.ends is not None
     assert aligned.ends.tolist() == [1, 2, 6, 8]
     assert vocab.describe(5) == f"[UNK], which {vocab_file} has not"
 
