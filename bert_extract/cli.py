@@ -38,7 +38,10 @@ Exit codes: 0 done, 1 failed, 2 wrong flags, 130 and 143 stopped by SIGINT and
 SIGTERM, 141 the reader of a pipe has gone.
 """
 
-_FLAGFILE_HELP = "A file with flags, one a line, inserted in place of this flag."
+_FLAGFILE_HELP = (
+    "A file with flags, one a line, inserted in place of this flag. It may name other "
+    "flagfiles, from where the command runs or else from where it lies itself."
+)
 _CHECK_HELP = (
     "Whether the command line is checked, and nothing else done: 0 is the exit code if "
     "it could be carried out, as far as can be said without opening a file."

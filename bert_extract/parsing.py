@@ -1,5 +1,6 @@
 """Command line -> flag values: absl's parser, and what it says in our own words."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,27 +26,51 @@ class CommandFlags(flags.FlagValues):
     def _get_flag_file_lines(
         self, filename: str, parsed_file_stack: list[str] | None = None
     ) -> list[str]:
+        stack = [*(parsed_file_stack or ())]  # the files that this one stands in
+        filename = _found(filename, stack)
         try:
             lines: list[str] = super()._get_flag_file_lines(  # type: ignore[no-untyped-call]
                 filename, parsed_file_stack
             )
         except flags.CantOpenFlagFileError as error:
             # absl's message is Python's; it was raised while that one was handled.
-            raise _unreadable(filename, error.__context__) from error
+            raise _unreadable(filename, stack, error.__context__) from error
         except (OSError, ValueError) as error:
-            raise _unreadable(filename, error) from error
+            raise _unreadable(filename, stack, error) from error
         self.flagfiles.append(filename)
         return lines
 
 
-def _unreadable(filename: str, error: BaseException | None) -> OptionsError:
+def _found(filename: str, stack: Sequence[str]) -> str:
+    """A flagfile as its name is meant, in a flagfile or on the command line.
+
+    absl looks for it where the command runs; if it is not there, it may lie beside the
+    flagfile that names it. One that is being read has its name there, whatever it is
+    called now, so that absl notices the circle.
+    """
+    if stack and filename and not os.path.exists(filename):
+        beside = os.path.join(os.path.dirname(stack[-1]), filename)
+        if os.path.exists(beside):
+            filename = beside
+    for name in stack:
+        if os.path.exists(filename) and os.path.samefile(filename, name):
+            return name
+    return filename
+
+
+def _unreadable(
+    filename: str, stack: Sequence[str], error: BaseException | None
+) -> OptionsError:
     if isinstance(error, UnicodeDecodeError):
         return OptionsError(
             f"--flagfile={filename}: expected flags in UTF-8, one a line; found the "
             f"byte 0x{error.object[error.start]:02x}"
         )
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return OptionsError(f"--flagfile={filename}: cannot read it: {reason}")
+    where = ""
+    if isinstance(error, FileNotFoundError) and stack:
+        where = f", neither here nor beside {stack[-1]}, which names it"
+    return OptionsError(f"--flagfile={filename}: cannot read it: {reason}{where}")
 
 
 class _WholeNumberParser(flags.IntegerParser):

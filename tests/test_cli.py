@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from bert_extract import __version__, cli
+from bert_extract.parsing import parse
 from support.running import REPOSITORY, TIMEOUT, flags_for, run_command
 
 ORIGINAL_DEFAULTS = {
@@ -223,6 +224,56 @@ def test_a_flagfile_that_is_no_text_is_named(
     outer.write_text("--flagfile=a\0b\n")
     assert run_here([f"--flagfile={outer}"]) == 2
     assert "cannot read it: embedded null byte" in capsys.readouterr().err
+
+
+def test_a_flagfile_within_a_flagfile_is_found_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One where the command runs comes first, as with absl alone."""
+    here, far = tmp_path / "here", tmp_path / "far" / "more"
+    here.mkdir()
+    far.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (far.parent / "outer.flags").write_text("--layers=1\n--flagfile=more/inner.flags\n")
+    (far / "inner.flags").write_text("--flagfile=last.flags\n--batch_size=3\n")
+    (far / "last.flags").write_text("--max_seq_length=17\n--flagfile=\n")
+    names = ["../far/outer.flags", "../far/more/inner.flags", "../far/more/last.flags"]
+    values = read_flags(["--flagfile=../far/outer.flags"])
+    assert (values.layers, values.batch_size, values.max_seq_length) == ("1", 3, 17)
+    assert sorted(values.flagfiles) == sorted([*names, ""])
+    (here / "last.flags").write_text("--max_seq_length=18\n")
+    assert read_flags(["--flagfile=../far/outer.flags"]).max_seq_length == 18
+
+
+def read_flags(arguments: list[str]) -> Any:
+    values = cli.make_flags()
+    assert parse(values, ["bert-extract", *arguments]) == []
+    return values
+
+
+def test_a_flagfile_within_a_flagfile_that_is_nowhere_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outer = tmp_path / "outer.flags"
+    outer.write_text("--flagfile=inner.flags\n")
+    assert run_here([f"--flagfile={outer}"]) == 2
+    assert capsys.readouterr().err == (
+        "bert-extract: --flagfile=inner.flags: cannot read it: No such file or "
+        f"directory, neither here nor beside {outer}, which names it (--help lists the "
+        "flags)\n"
+    )
+
+
+def test_flagfiles_that_name_each_other_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever they call each other."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.flags").write_text("--flagfile=../a/y.flags\n--layers=1\n")
+    (tmp_path / "a" / "y.flags").write_text("--flagfile=../a/x.flags\n--batch_size=3\n")
+    values = read_flags([f"--flagfile={tmp_path}/a/x.flags"])
+    assert (values.layers, values.batch_size) == ("1", 3)
+    assert "circular" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ absl's own flags
