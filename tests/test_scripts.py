@@ -54,6 +54,7 @@ def clone(tmp_path: Path) -> Path:
     (root / "bert_extract" / "output").mkdir(parents=True)
     kernels = (
         "bert_extract/output/_json_kernel.c",
+        "bert_extract/output/_parser_kernel.c",
         "bert_extract/output/_crc_kernel.c",
     )
     for name in ("pyproject.toml", *kernels):

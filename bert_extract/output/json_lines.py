@@ -162,9 +162,9 @@ class JsonFormatter:
             raise ValueError("kernel='avx2': the CPU or the compiler has no AVX2")
         self.kernel = kernel
         self._indexes = tuple(indexes)
-        self._layer_pieces = _layer_pieces(self._indexes)
+        self._layer_pieces = layer_pieces(self._indexes)
         self._layer_blob = b"".join(self._layer_pieces)
-        self._layer_ends = _ends(self._layer_pieces)
+        self._layer_ends = ends_of(self._layer_pieces)
 
     def format(self, record: Record) -> memoryview:
         """Write one record, or a part of one, as ASCII.
@@ -216,8 +216,8 @@ class JsonFormatter:
         assert _KERNEL is not None
         pieces = _token_pieces(record)
         token_blob = b"".join(pieces)
-        token_ends = _ends(pieces)
-        pointers = np.array([_address(layer) for layer in layers], dtype=np.uintp)
+        token_ends = ends_of(pieces)
+        pointers = np.array([address_of(layer) for layer in layers], dtype=np.uintp)
         num_tokens = len(record.tokens)
         num_values = sum(layer.size for layer in layers)
         # A fresh array for each record, most of whose unused tail is never touched:
@@ -230,16 +230,16 @@ class JsonFormatter:
             dtype=np.uint8,
         )
         num_bytes: int = _KERNEL.bert_extract_write_record(
-            _address(pointers),
+            address_of(pointers),
             num_tokens,
             len(layers),
             layers[0].shape[1] if layers else 0,
             token_blob,
-            _address(token_ends),
+            address_of(token_ends),
             self._layer_blob,
-            _address(self._layer_ends),
+            address_of(self._layer_ends),
             _FORMS[self.kernel],
-            _address(out),
+            address_of(out),
         )
         return None if num_bytes < 0 else out.data[:num_bytes]
 
@@ -261,18 +261,18 @@ class JsonFormatter:
         return b"".join(parts)
 
 
-def _address(array: NDArray[Any]) -> int:
+def address_of(array: NDArray[Any]) -> int:
     """Find where the array's first element lies."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
-def _ends(pieces: list[bytes]) -> NDArray[np.int64]:
+def ends_of(pieces: list[bytes]) -> NDArray[np.int64]:
     """Find where each piece ends when they are joined."""
     return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
 
-def _layer_pieces(indexes: tuple[int | str, ...]) -> list[bytes]:
+def layer_pieces(indexes: tuple[int | str, ...]) -> list[bytes]:
     """Return what stands before each layer's values, and after the last's.
 
     (-1, 0) -> '{"index": -1, "values": [', ']}, {"index": 0, "values": [', ']}'

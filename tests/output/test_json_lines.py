@@ -430,21 +430,25 @@ def test_the_avx2_form_is_there_where_the_cpu_has_avx2() -> None:
             JsonFormatter((-1,), kernel="avx2")
 
 
-def test_without_the_compiled_kernel_the_package_works_all_the_same(
+def test_without_the_compiled_kernels_the_package_works_all_the_same(
     tmp_path: Path,
 ) -> None:
     package = Path(bert_extract.__file__).parent
     shutil.copytree(
         package,
         tmp_path / "bert_extract",
-        ignore=shutil.ignore_patterns("_json_kernel*", "__pycache__"),
+        ignore=shutil.ignore_patterns("_*_kernel*", "__pycache__"),
     )
     code = (
         "import numpy as np, sys\n"
+        "from bert_extract.output.json_parser import JsonParser\n"
         "import bert_extract.output.json_lines as records\n"
         "formatter = records.JsonFormatter((0,))\n"
         "layer = np.array([[1e-6, 2.5]], dtype=np.float32)\n"
-        "line = formatter.format(records.Record(0, ('a',), (0,), (layer,)))\n"
+        "record = records.Record(0, ('a',), (0,), (layer,))\n"
+        "line = formatter.format(record)\n"
+        "parser = JsonParser()\n"
+        "assert parser.kernel == 'python' and parser.parse(bytes(line)) == record\n"
         "assert 'tensorflow' not in sys.modules\n"
         "print(formatter.kernel, bytes(line).decode(), end='')\n"
     )

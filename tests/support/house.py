@@ -56,6 +56,7 @@ ORDER = (
     "checkpoints.model_dir",
     # output
     "output.json_lines",
+    "output.json_parser",
     "output.record_builder",
     "output.checksum",
     "output.append_file",
