@@ -31,6 +31,7 @@ from bert_extract.errors import (
     VocabError,
 )
 from bert_extract.inputs import batching
+from bert_extract.inputs.arrivals import Arrivals
 from bert_extract.inputs.features import Features, to_features
 from bert_extract.inputs.line_parts import LineOptions, to_parts
 from bert_extract.model import arithmetic, devices, self_check
@@ -52,6 +53,8 @@ from bert_extract.tokenization.vocab import UNKNOWN_TOKEN, Vocab, case_warning
 _TOKENIZED_AT_ONCE = 512
 # Characters of them after which a call takes no more: lines can be very long.
 _TOKENIZED_CHARS = 1 << 20
+# How long a line waits for others when there are no more, in seconds.
+_PATIENCE = 1.0
 # Token slots of a batch on the CPU. The matrix products reach their rate at 300 rows
 # in float32 and at 1,000 in bfloat16; and the fewer batches, the fewer shapes that
 # TensorFlow meets for the first time, which costs it some milliseconds each.
@@ -328,6 +331,7 @@ class Engine:
         encode: Callable[[Sequence[Record]], Encoded],
         summary: Summary,
         keeps_line: bool = False,
+        may_pause: bool = False,
     ) -> Iterator[tuple[Sequence[Features], Encoded, bool]]:
         """Sends examples through the model.
 
@@ -337,6 +341,8 @@ class Engine:
             called from several threads at once.
           summary: its counts go up as groups are yielded.
           keeps_line: whether records, or their first parts, have their line's text.
+          may_pause: whether the examples may be slow to come: those that are there
+            wait for others for a second at most. Groups depend on it then.
 
         Yields:
           The features of a group of consecutive lines and parts of lines, what they
@@ -365,14 +371,19 @@ class Engine:
             ),
             num_encode_threads=self.num_threads if is_gpu else 0,
         )
-        features = self._features(examples, summary, keeps_line)
+        arrivals = Arrivals(examples, _PATIENCE, _num_chars)
+        source = arrivals if may_pause else examples
+        features = self._features(source, summary, keeps_line)
         windows = batching.windows(features, self._window_tokens())
-        for lines, (encoded, num_slots), is_end in pipeline.run(windows):
-            summary.num_slots += num_slots
-            for line in lines:
-                summary.count(line)
-            yield lines, encoded, is_end
-            devices.check_process()  # whoever took it may have forked
+        try:
+            for lines, (encoded, num_slots), is_end in pipeline.run(windows):
+                summary.num_slots += num_slots
+                for line in lines:
+                    summary.count(line)
+                yield lines, encoded, is_end
+                devices.check_process()  # whoever took it may have forked
+        finally:
+            arrivals.close()
 
     def log_example(self, example: Example) -> None:
         """Shows what becomes of an example, as the original did for the first ones."""
@@ -391,10 +402,13 @@ class Engine:
     # -- stages
 
     def _features(
-        self, examples: Iterable[Example], summary: Summary, keeps_line: bool
-    ) -> Iterator[Features]:
+        self, examples: Iterable[Example | None], summary: Summary, keeps_line: bool
+    ) -> Iterator[Features | None]:
         layout = replace(self._layout, keeps_line=keeps_line)
         for chunk, failure in _chunks(examples):
+            if chunk is None:
+                yield None
+                continue
             if self.options.pairs:
                 summary.num_unsplit += sum(map(is_unsplit_pair, chunk))
             lines = to_parts(chunk, self._tokenizer, layout)
@@ -517,15 +531,23 @@ class Engine:
 
 
 def _chunks(
-    examples: Iterable[Example],
-) -> Iterator[tuple[list[Example], BertExtractError | None]]:
-    """Yields what is tokenized at once, and the error that came after it, if any."""
+    examples: Iterable[Example | None],
+) -> Iterator[tuple[list[Example] | None, BertExtractError | None]]:
+    """Yields what is tokenized at once, and the error that came after it, if any.
+
+    A pause ends a chunk, and stands behind it as None.
+    """
     chunk: list[Example] = []
     num_chars = 0
     try:
         for example in examples:
+            if example is None:
+                yield chunk, None
+                yield None, None
+                chunk, num_chars = [], 0
+                continue
             chunk.append(example)
-            num_chars += len(example.text_a) + len(example.text_b or "")
+            num_chars += _num_chars(example)
             del example
             if len(chunk) == _TOKENIZED_AT_ONCE or num_chars >= _TOKENIZED_CHARS:
                 yield chunk, None
@@ -534,6 +556,10 @@ def _chunks(
         yield chunk, error
         return
     yield chunk, None
+
+
+def _num_chars(example: Example) -> int:
+    return len(example.text_a) + len(example.text_b or "")
 
 
 def _single_texts(

@@ -1,7 +1,7 @@
 """FeatureExtractor: a checkpoint in memory, for Python; the command does the same."""
 
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 from bert_extract.engine import Engine
@@ -60,7 +60,8 @@ class FeatureExtractor:
         Args:
           lines: texts, "text_a ||| text_b" for a pair, as the lines of an input file
             are read. They are taken ahead, up to some fifty thousand tokens, so
-            that batches are full.
+            that batches are full; but if there are no more for a second, those that
+            were taken are computed.
 
         Raises:
           ArgumentTypeError: lines is one text, or one of them is no str.
@@ -79,7 +80,10 @@ class FeatureExtractor:
         pairs = self.options.pairs
         examples = (_to_example(i, line, pairs) for i, line in enumerate(lines))
         parts: list[Record] = []  # of one line
-        for _, records, _ in self._engine.run(examples, _checked, Summary()):
+        # What has no length may be made while it is taken.
+        may_pause = not isinstance(lines, Sized)
+        groups = self._engine.run(examples, _checked, Summary(), may_pause=may_pause)
+        for _, records, _ in groups:
             for record in records:
                 parts.append(record)
                 if record.is_last:

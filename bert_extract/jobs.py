@@ -23,7 +23,7 @@ from bert_extract.errors import (
     OutputError,
 )
 from bert_extract.files import is_remote
-from bert_extract.formats import Format, check_installed, format_of, too_much
+from bert_extract.formats import JSONL, Format, check_installed, format_of, too_much
 from bert_extract.inputs.features import Features
 from bert_extract.inputs.line_parts import line_of
 from bert_extract.model import arithmetic
@@ -48,6 +48,7 @@ from bert_extract.text.splits import (
     check_shards,
     count_lines,
     input_size,
+    may_be_slow,
     plan_splits,
 )
 from bert_extract.text.stamps import InputWatch
@@ -323,7 +324,11 @@ def _write(
         room = _TextRoom(kind.format, summary.output_file)
         room.take_kept(splits, job.errors, writer.num_records_kept)
         examples = _shown(engine, reader)
-        groups = engine.run(examples, encode, summary, kind.format.keeps_line)
+        # Groups are seen in the bytes of other formats, and time may not be.
+        may_pause = kind.format is JSONL and may_be_slow(splits)
+        groups = engine.run(
+            examples, encode, summary, kind.format.keeps_line, may_pause
+        )
         for lines, buffers, is_end in groups:
             room.take(lines)
             num_records = sum(line.is_last for line in lines)

@@ -127,7 +127,7 @@ def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"the line with linex_index 9 is a pair, and {model_dir}/bert_config.json says "
         "type_vocab_size 1: the model knows single texts only; put the two texts on "
-        "lines of their own"
+        "lines of their own, or say --pairs=false if it is one"
     )
     assert seen == [*range(8)]  # whole groups
 

@@ -164,9 +164,25 @@ def test_extract_is_lazy(extractor: FeatureExtractor) -> None:
     assert num_taken == 0
     for index in range(100):
         assert next(records).linex_index == index
-    # Three windows of 16,384 tokens, seven tokens a line, and a chunk of lines.
-    assert num_taken < 3 * (16384 // 7 + 8) + 512 + 8
+    # Three windows of 16,384 tokens, seven tokens a line, a chunk of lines, and those
+    # that are waited for.
+    assert num_taken < 3 * (16384 // 7 + 8) + 512 + 8 + 256
     del records  # and its threads end
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_lines_may_be_made_of_the_records_before(extractor: FeatureExtractor) -> None:
+    found: list[Record] = []
+
+    def answers() -> Iterator[str]:
+        for number in range(3):
+            while len(found) < number:
+                time.sleep(0.01)
+            yield "the bank is" + " river" * number
+
+    for record in extractor.extract(answers()):
+        found.append(record)
+    assert [record.tokens.count("river") for record in found] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("no_thread_is_left")

@@ -5,9 +5,12 @@ import gzip
 import importlib.metadata
 import json
 import os
+import select
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -515,6 +518,73 @@ def test_a_summary_is_written_when_the_job_fails(
     assert "line 21 is not UTF-8" in output["error"]
     assert output["resumable_lines"] == 16
     assert output["num_lines"] == 16
+
+
+def ask(text: str, pipes: list[IO[bytes]]) -> dict[str, Any]:
+    """Writes a line into a running job, and waits for its record."""
+    to_job, from_job = pipes
+    to_job.write(text.encode() + b"\n")
+    readable, _, _ = select.select([from_job], [], [], 60)
+    assert readable, "no record came"
+    record = json.loads(from_job.readline())
+    assert isinstance(record, dict)
+    return record
+
+
+def test_a_line_that_waits_in_a_pipe_for_others_comes_out(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """So that another program can ask line by line."""
+    fifos = [tmp_path / "in", tmp_path / "out"]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    job = Job(input_file=str(fifos[0]), output_file=str(fifos[1]))
+    summaries: list[Summary] = []
+    # Not one that is waited for when this test has failed.
+    worker = threading.Thread(
+        target=run_job, args=(engine, job, summaries), daemon=True
+    )
+    worker.start()
+    # In the order in which the job opens them: each waits for the other end.
+    with open(fifos[1], "rb", buffering=0) as from_job:
+        with open(fifos[0], "wb", buffering=0) as to_job:
+            pipes: list[IO[bytes]] = [to_job, from_job]
+            for number, text in enumerate(["the river", "", "the ||| bank"]):
+                record = ask(text, pipes)
+                assert record["linex_index"] == number
+                tokens = " ".join(entry["token"] for entry in record["features"])
+                assert tokens == " ".join(
+                    ["[CLS]", *text.replace("|||", "[SEP]").split(), "[SEP]"]
+                )
+        assert from_job.read() == b""
+    worker.join(60)
+    assert (summaries[0].num_lines, summaries[0].error) == (3, None)
+
+
+@pytest.mark.parametrize(("suffix", "may_pause"), [(".jsonl", True), (".gz", False)])
+def test_time_is_not_in_the_bytes_of_a_compressed_output(
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    may_pause: bool,
+) -> None:
+    """And what is a file cannot be slow."""
+    seen: list[bool] = []
+
+    def run(*args: Any) -> Iterator[Any]:
+        seen.append(args[-1])
+        return iter(())
+
+    monkeypatch.setattr(Engine, "run", run)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("the\n")
+    for name in ("fifo", "file"):
+        output_file = str(tmp_path / f"{name}{suffix}")
+        run_job(
+            engine, Job(input_file=str(tmp_path / name), output_file=output_file), []
+        )
+    assert seen == [may_pause, False]
 
 
 def test_an_output_that_will_not_fit_is_told_from_the_first_lines(

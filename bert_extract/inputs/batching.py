@@ -57,8 +57,10 @@ def padded_length(num_tokens: int, multiple: int = 1) -> int:
     return -(-num_tokens // multiple) * multiple
 
 
-def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
+def groups(features: Iterable[Features | None]) -> Iterator[list[Features]]:
     """Cuts a stream into groups of consecutive parts, which are encoded together.
+
+    Where the stream has None, a pause, a group ends, and an empty one follows it.
 
     If a line cannot be read, the groups before it that are whole are still given, and
     then the error is raised.
@@ -66,6 +68,12 @@ def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
     group: list[Features] = []
     num_entries = 0
     for part in features:
+        if part is None:
+            if group:
+                yield group
+            yield []
+            group, num_entries = [], 0
+            continue
         group.append(part)
         num_entries += part.size
         is_full = len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE)
@@ -77,14 +85,15 @@ def groups(features: Iterable[Features]) -> Iterator[list[Features]]:
 
 
 def windows(
-    features: Iterable[Features], max_tokens: int
+    features: Iterable[Features | None], max_tokens: int
 ) -> Iterator[list[list[Features]]]:
     """Cuts a stream into windows of whole groups, in order.
 
     A window has about `max_tokens` tokens. The first has half of them, and the last is
     divided, three quarters and one: what is written when all is computed is what nobody
     can do meanwhile. An entry for which the model computes nothing counts like a token:
-    its zeros have to be written, too.
+    its zeros have to be written, too. Where the stream has None, which is a pause, a
+    window ends.
 
     If a line cannot be read, what came before in whole groups is still given, and then
     the error is raised.
@@ -94,10 +103,13 @@ def windows(
     most = max_tokens // 2
     try:
         for group in groups(features):
-            window.append(group)
+            is_pause = not group
+            if not is_pause:
+                window.append(group)
             num_tokens += sum(part.size for part in group)
             num_parts += len(group)
-            if num_tokens >= most or num_parts >= _MAX_WINDOW_LINES:
+            is_full = num_tokens >= most or num_parts >= _MAX_WINDOW_LINES
+            if is_full or (is_pause and window):
                 yield window
                 window, num_tokens, num_parts = [], 0, 0
                 most = max_tokens

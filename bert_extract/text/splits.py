@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -282,6 +283,18 @@ def input_size(splits: Sequence[Split]) -> int | None:
         end = _file_size(split.path) if split.end is None else split.end
         total += end - split.start
     return total
+
+
+def may_be_slow(splits: Sequence[Split]) -> bool:
+    """Whether one is a pipe, or the like, whose other end may write now and then."""
+    for split in splits:
+        if split.path == STDIN:
+            with reading(STDIN):
+                if not stat.S_ISREG(os.fstat(0).st_mode):
+                    return True
+        elif not is_remote(split.path) and not os.path.isfile(split.path):
+            return True
+    return False
 
 
 def count_lines(path: str, end: int) -> int:

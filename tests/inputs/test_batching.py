@@ -75,6 +75,16 @@ def test_windows_end_after_whole_groups_and_the_first_is_a_short_one() -> None:
     assert ids == [*range(50)]
 
 
+def test_a_pause_ends_group_and_window() -> None:
+    lines = [line(10, unique_id=i) for i in range(30)]
+    stream = [None, *lines[:1], None, *lines[1:12], None, None, *lines[12:], None]
+    cut = list(windows(stream, max_tokens=100))
+    sizes = [[len(group) for group in window] for window in cut]
+    assert sizes == [[1], [8, 3], [8, 8], [2]]
+    ids = [part.unique_id for window in cut for group in window for part in group]
+    assert ids == [*range(30)]
+
+
 def test_groups_end_with_a_line_and_within_a_long_one() -> None:
     # Lines of 1, 20, 3, 1, 1, 1, 1, 1 and 40 parts.
     cut = list(groups(parts([1, 20, 3, 1, 1, 1, 1, 1, 40])))

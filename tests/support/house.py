@@ -43,6 +43,7 @@ ORDER = (
     "inputs.features",
     "inputs.line_parts",
     "inputs.batching",
+    "inputs.arrivals",
     # checkpoints
     "checkpoints.base",
     "checkpoints.tensors",
