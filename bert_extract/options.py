@@ -83,8 +83,9 @@ class Options:
     layers: str = _option(
         DEFAULT_LAYERS,
         "The encoder layers to write, separated by commas: 0 is the first one, -1 the "
-        "last, 'all' is every one of them, 'embeddings' is what the first one gets. "
-        "Layers above the highest one asked for are not computed.",
+        "last, 'all' is every one of them, 'embeddings' is what the first one gets (in "
+        "JSON lines its index is that name, beside numbers, which not every reader "
+        "takes). Layers above the highest one asked for are not computed.",
     )
     max_seq_length: int = _option(
         128,

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pandas
 import pyarrow
+import pyarrow.json
 import pyarrow.parquet
 import pytest
 
@@ -489,3 +490,24 @@ def test_files_of_others_are_input_errors(tmp_path: Path) -> None:
     for name in (tmp_path, tmp_path / "none.h5"):
         with pytest.raises(InputError, match=f"{name}: cannot be read"):
             load_features(name)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "is_read"),
+    [((-1, 0), True), (("embeddings",), True), ((-1, "embeddings"), False)],
+)
+def test_what_arrow_makes_of_json_lines(
+    tmp_path: Path, indexes: tuple[int | str, ...], is_read: bool
+) -> None:
+    """As output/README.md says; json itself and pandas take all of them."""
+    record = make_record(0, 1, indexes=indexes)
+    output_file = write(tmp_path / "out.jsonl", [record])
+    if is_read:
+        features = pyarrow.json.read_json(output_file)["features"].to_pylist()[0]
+        found = [layer["index"] for layer in features[0]["layers"]]
+    else:
+        with pytest.raises(pyarrow.ArrowInvalid, match="changed from number to string"):
+            pyarrow.json.read_json(output_file)
+        (features,) = pandas.read_json(output_file, lines=True)["features"]
+        found = [layer["index"] for layer in features[0]["layers"]]
+    assert found == [*indexes]
