@@ -41,7 +41,7 @@ from bert_extract.model.modeling import BertModel, num_layers_needed
 from bert_extract.model.pooling import Layers, mix_layers
 from bert_extract.options import POOLER, Options, resolve_layers
 from bert_extract.output.json_lines import Record
-from bert_extract.output.record_builder import RecordBuilder, abort_pooling
+from bert_extract.output.record_builder import RecordBuilder
 from bert_extract.pipeline import Pipeline
 from bert_extract.progress import Summary
 from bert_extract.text.examples import Example, is_unsplit_pair
@@ -151,14 +151,6 @@ class Engine:
         self.arithmetic = arithmetic.in_force(self.device_kind, self.options.precision)
         self._keeps_bits = self.arithmetic.is_known
         self._vocab = vocab
-        mixes = options.layer_pooling != "none"
-        self._record_builder = RecordBuilder(
-            options,
-            vocab.tokens,
-            self.indexes,
-            (0,) if mixes else self._places,
-            self.vector_size,
-        )
         self._graphs: list[Callable[..., list[tf.Tensor]]] = []
 
     def load(self) -> None:
@@ -355,11 +347,13 @@ class Engine:
         devices.check_process()
         is_gpu = self._devices[0].kind == "GPU"
         num_gpus = len(self._devices)
+        builder = self._record_builder()
 
         def encode_group(
             lines: Sequence[Features], outputs: Sequence[_Computed | None]
         ) -> tuple[Encoded, int]:
-            records = self._to_records(lines, outputs)
+            layers = [None if o is None else o.layers for o in outputs]
+            records = builder.to_records(lines, layers)
             return encode(records), sum(o.num_slots for o in outputs if o is not None)
 
         pipeline: Pipeline[Features, _Computed, tuple[Encoded, int]] = Pipeline(
@@ -516,18 +510,16 @@ class Engine:
             for row, line in enumerate(lines)
         ]
 
-    def _to_records(
-        self, lines: Sequence[Features], outputs: Sequence[_Computed | None]
-    ) -> list[Record]:
-        """Makes the records of a group."""
-        try:
-            return [
-                self._record_builder.to_record(line, None if o is None else o.layers)
-                for line, o in zip(lines, outputs, strict=True)
-            ]
-        except BaseException:
-            abort_pooling(lines)  # nobody may wait for what never comes
-            raise
+    def _record_builder(self) -> RecordBuilder:
+        """Makes the builder of one run."""
+        mixes = self.options.layer_pooling != "none"
+        return RecordBuilder(
+            self.options,
+            self._vocab.tokens,
+            self.indexes,
+            (0,) if mixes else self._places,
+            self.vector_size,
+        )
 
 
 def _chunks(

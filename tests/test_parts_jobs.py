@@ -1,6 +1,7 @@
 """Whatever the unit is, the bytes depend on the lines alone: also in parts, resumed."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from bert_extract.text.examples import Example
 from support.nasty_text import nasty_lines
 from support.running import options_for
 
+# Far longer than anything here takes: a deadlock must fail, not hang.
+PATIENCE = 20.0
 WINDOW = {"long_text": "window", "max_seq_length": 9, "doc_stride": 3, "layers": "-1"}
 KINDS: dict[str, dict[str, Any]] = {
     "windows": {**WINDOW, "offsets": True},
@@ -180,3 +183,34 @@ def test_the_parts_of_a_line_are_one_line_of_json(runner: Runner) -> None:
     positions = [record.position for record in records]
     sizes = [len(record.tokens) for record in records]
     assert positions == [sum(sizes[:number]) for number in range(len(sizes))]
+
+
+@pytest.mark.parametrize("kind", ["words", "sentences"])
+def test_runs_of_one_engine_hand_nothing_to_each_other(
+    runner: Runner, kind: str
+) -> None:
+    """Their lines have the same numbers, and both are in the middle of one."""
+    tiny = runner.engine(kind)
+    tiny.load()
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def waiting(records: Sequence[Record]) -> list[Record]:
+        has_begun.set()
+        may_go_on.wait(PATIENCE)
+        return list(records)
+
+    def run(encode: Callable[[Sequence[Record]], list[Record]]) -> Iterator[Record]:
+        # Words of sixty wordpieces, and windows of seven.
+        example = long_line(("unaffable" * 20 + " river ") * 60)
+        for _, records, _ in tiny.run([example], encode, Summary()):
+            yield from records
+
+    expected = list(run(list))
+    slow: list[Record] = []
+    thread = threading.Thread(target=lambda: slow.extend(run(waiting)), daemon=True)
+    thread.start()
+    assert has_begun.wait(PATIENCE)
+    assert list(run(list)) == expected
+    may_go_on.set()
+    thread.join(PATIENCE)
+    assert slow == expected

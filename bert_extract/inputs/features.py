@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import OptionsError
 from bert_extract.inputs.windows import joined
-from bert_extract.model.pooling import PoolingState
 from bert_extract.text.examples import Example
 from bert_extract.text.long_lines import Text
 from bert_extract.tokenization.alignment import Wordpieces
@@ -45,7 +44,7 @@ class Words:
 class LinePart:
     """What a model input gives, where that is not each of its tokens, and no more."""
 
-    is_first: bool = True  # the line's record begins with it
+    number: int = 0  # of the line's parts, from 0; its record begins with the first
     is_last: bool = True  # the line's record ends with it
     position: int = 0  # entries of the line in the parts before it
     is_windowed: bool = False  # the line took more than one window
@@ -55,8 +54,11 @@ class LinePart:
     words: Words | None = None
     # Of each entry: characters of the line as it stands in the file; -1: nothing there.
     offsets: NDArray[np.int64] | None = None  # [num_entries, 2]
-    carry: PoolingState | None = None  # what the parts of the line hand on
-    turn: int = 0  # of this part in the carry
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the line's record begins with it."""
+        return self.number == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from bert_extract.inputs.features import (
     tokenize,
 )
 from bert_extract.inputs.windows import Window, slide
-from bert_extract.model.pooling import PoolingState
 from bert_extract.text.examples import Example
 from bert_extract.text.long_lines import Text
 from bert_extract.tokenization.alignment import Wordpieces, word_spans
@@ -109,7 +108,7 @@ def line_of(example: Example) -> str:
 
 
 def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
-    """Marks the first and the last part, and counts the entries before each."""
+    """Numbers the parts, marks the last one, and counts the entries before each."""
     position = 0
     for number, (features, is_last) in enumerate(_with_last(parts)):
         is_first = number == 0
@@ -123,7 +122,7 @@ def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
             is_truncated=features.is_truncated and is_first,
             is_pair=features.is_pair and is_first,
             line=features.line if is_first else None,
-            part=replace(part, is_first=is_first, is_last=is_last, position=position),
+            part=replace(part, number=number, is_last=is_last, position=position),
         )
         position += part.num_entries
 
@@ -136,8 +135,6 @@ class _Line:
         self._vocab = vocab
         self._layout = layout
         self._line = line_of(example) if layout.keeps_line else None
-        self._carry = PoolingState()
-        self._num_turns = 0
         self._first_position = -1  # of the first wordpiece, in the line of the file
         self._last_word_continues = False  # a word goes on in the next part
         self._is_windowed = False
@@ -230,14 +227,8 @@ class _Line:
             num_entries=int(window.is_last),
             taken=_taken_tokens(window),
             offsets=offsets if window.is_last else None,
-            carry=self._carry,
-            turn=self._next_turn(),
         )
         return replace(features, part=part)
-
-    def _next_turn(self) -> int:
-        self._num_turns += 1
-        return self._num_turns - 1
 
     def _offsets(self, name: TextName, wordpieces: Wordpieces) -> NDArray[np.int64]:
         """Where wordpieces stand in the line of the file: int64 [num_wordpieces, 2]."""
@@ -301,14 +292,11 @@ class _Line:
             num_without_vector=len(counts) - int(np.count_nonzero(counts)),
             num_cut=sum(chunk.num_cut for chunk in chunks),
         )
-        has_turn = first_word_continues or self._last_word_continues
         part = LinePart(
             is_windowed=self._is_windowed,
             num_entries=len(spans),
             words=words,
             offsets=offsets,
-            carry=self._carry if has_turn else None,
-            turn=self._next_turn() if has_turn else 0,
         )
         return replace(features, part=part)
 

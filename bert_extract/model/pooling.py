@@ -8,9 +8,8 @@ the rows.
     L layers asked for   T tokens of a model input   W words   H hidden_size
 """
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,53 +17,12 @@ from numpy.typing import NDArray
 Layers = tuple[NDArray[np.float32], ...]  # float32 [num_rows, size] each
 
 
-class PoolingAbortedError(Exception):
-    """A part of a line failed, and this one comes after it. Nobody gets to see it."""
-
-
+@dataclass(frozen=True, slots=True)
 class PoolingState:
-    """What the parts of one line hand on: a word or sentence that goes on in the next.
+    """A word or a sentence so far, which goes on in the next part of its line."""
 
-    Parts are encoded by several threads, so each takes its turn.
-
-    Attributes:
-      num_wordpieces: how many were pooled so far.
-      vectors: what they gave so far, float32 [size] for each layer; () if there were
-        none.
-    """
-
-    def __init__(self) -> None:
-        self.num_wordpieces = 0
-        self.vectors: Layers = ()
-        self._changed = threading.Condition()
-        self._next_turn = 0
-        self._is_lost = False
-
-    @contextlib.contextmanager
-    def in_order(self, number: int) -> Iterator[None]:
-        """Waits for the turns before this one; the next one begins at its end.
-
-        Raises:
-          PoolingAbortedError: a turn before it failed.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_lost or self._next_turn == number)
-            if self._is_lost:
-                raise PoolingAbortedError
-        try:
-            yield
-        except BaseException:
-            self.abort()
-            raise
-        with self._changed:
-            self._next_turn += 1
-            self._changed.notify_all()
-
-    def abort(self) -> None:
-        """Lets everybody who waits fail: a turn will not come."""
-        with self._changed:
-            self._is_lost = True
-            self._changed.notify_all()
+    num_wordpieces: int  # how many were pooled
+    vectors: Layers  # what they gave, float32 [size] each; () if there were none
 
 
 def mix_layers(layers: Sequence[NDArray[np.float32]], layer_pooling: str) -> Layers:
@@ -91,11 +49,10 @@ def pool_words(
     layers: Layers,
     ranges: NDArray[np.int64],
     word_pooling: str,
-    carry: PoolingState | None = None,
+    before: PoolingState | None = None,
     *,
-    first_word_continues: bool = False,
     last_word_continues: bool = False,
-) -> Layers:
+) -> tuple[Layers, PoolingState | None]:
     """Makes one vector of each word's wordpieces.
 
     Args:
@@ -103,13 +60,12 @@ def pool_words(
       ranges: int64 [W, 2], from which row on to which row each word has its
         wordpieces. A word without any gets zeros.
       word_pooling: "first", "last" or "mean" (the sum divided by their number).
-      carry: the line's, in this part's turn; needed for the next two.
-      first_word_continues: the first range continues the word that the carry holds.
-      last_word_continues: the last range goes on in the next part, so the carry
-        gets it.
+      before: the word so far that the first range continues; None if it begins one.
+      last_word_continues: the last range goes on in the next part.
 
     Returns:
-      float32 [W, size] each; [W - 1, size] if last_word_continues.
+      float32 [W, size] each, and None; if last_word_continues, [W - 1, size] each, and
+      the last word so far.
     """
     starts, ends = ranges[:, 0], ranges[:, 1]
     counts = ends - starts
@@ -120,32 +76,30 @@ def pool_words(
         for step in range(1, int(counts.max(initial=0))):
             longer = np.flatnonzero(counts > step)
             steps.append((longer, starts[longer] + step))
-    before: Layers = ()
-    if first_word_continues:
-        assert carry is not None
-        before = carry.vectors
+    if before is not None:
         counts = counts.copy()
-        counts[0] += carry.num_wordpieces
+        counts[0] += before.num_wordpieces
     pooled = []
     for number, layer in enumerate(layers):
         vectors = np.zeros((len(ranges), layer.shape[1]), np.float32)
         vectors[filled] = layer[rows]
-        if before:
+        if before is not None:
             has_more = ends[0] > starts[0]
-            vectors[0] = _go_on(before[number], vectors[0], has_more, word_pooling)
+            so_far = before.vectors[number]
+            vectors[0] = _go_on(so_far, vectors[0], has_more, word_pooling)
         for longer, more in steps:
             vectors[longer] += layer[more]
         pooled.append(vectors)
+    after = None
     if last_word_continues:
-        assert carry is not None
-        carry.num_wordpieces = int(counts[-1])
-        carry.vectors = tuple(vectors[-1].copy() for vectors in pooled)
+        so_far_each = tuple(vectors[-1].copy() for vectors in pooled)
+        after = PoolingState(int(counts[-1]), so_far_each)
         pooled = [vectors[:-1] for vectors in pooled]
         counts = counts[:-1]
     if word_pooling == "mean" and counts.max(initial=0) > 1:
         divisors = np.maximum(counts, 1).astype(np.float32)[:, np.newaxis]
         pooled = [vectors / divisors for vectors in pooled]
-    return tuple(pooled)
+    return tuple(pooled), after
 
 
 def _go_on(
@@ -164,10 +118,10 @@ def pool_sentence(
     layers: Layers,
     wordpieces: Sequence[slice],
     sentence_pooling: str,
-    carry: PoolingState | None = None,
+    before: PoolingState | None = None,
     *,
     is_last: bool = True,
-) -> Layers:
+) -> tuple[Layers, PoolingState | None]:
     """Makes one vector of a line.
 
     Args:
@@ -175,33 +129,33 @@ def pool_sentence(
       wordpieces: the rows that are neither [CLS] nor [SEP].
       sentence_pooling: "mean" (the sum divided by their number) or "max", over these
         rows; "cls" or "pooler", row 0.
-      carry: the line's, in this part's turn, if the line has several parts.
+      before: the line so far; None if it begins with this part.
       is_last: whether the line ends with this part.
 
     Returns:
-      float32 [1, size] each, zeros if there was nothing to pool; [0, size] if not
-      is_last.
+      float32 [1, size] each, zeros if there was nothing to pool, and None; if not
+      is_last, [0, size] each, and the line so far.
     """
     if sentence_pooling in ("cls", "pooler"):
-        return tuple(layer[:1] for layer in layers)
+        return tuple(layer[:1] for layer in layers), None
     combine = np.maximum if sentence_pooling == "max" else np.add
     num_wordpieces = sum(rows.stop - rows.start for rows in wordpieces)
-    before: Sequence[NDArray[np.float32] | None] = [None] * len(layers)
-    if carry is not None:
-        num_wordpieces += carry.num_wordpieces
-        before = carry.vectors or before
+    so_far: Sequence[NDArray[np.float32] | None] = [None] * len(layers)
+    if before is not None:
+        num_wordpieces += before.num_wordpieces
+        so_far = before.vectors or so_far
     vectors = tuple(
         _combined(combine, layer, wordpieces, vector)
-        for layer, vector in zip(layers, before, strict=True)
+        for layer, vector in zip(layers, so_far, strict=True)
     )
-    if carry is not None and num_wordpieces:
-        carry.num_wordpieces, carry.vectors = num_wordpieces, vectors
     if not is_last:
-        return tuple(np.zeros((0, layer.shape[1]), np.float32) for layer in layers)
+        after = PoolingState(num_wordpieces, vectors if num_wordpieces else ())
+        nothing = (np.zeros((0, layer.shape[1]), np.float32) for layer in layers)
+        return tuple(nothing), after
     if sentence_pooling == "mean":
         divisor = np.float32(max(num_wordpieces, 1))
         vectors = tuple(vector / divisor for vector in vectors)
-    return tuple(vector[np.newaxis] for vector in vectors)
+    return tuple(vector[np.newaxis] for vector in vectors), None
 
 
 def _combined(

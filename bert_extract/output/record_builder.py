@@ -1,18 +1,27 @@
 """Features, what the model computed for them -> Record: which entries, with what."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.inputs.features import Features, LinePart
-from bert_extract.model.pooling import Layers, pool_sentence, pool_words
+from bert_extract.model.pooling import Layers, PoolingState, pool_sentence, pool_words
 from bert_extract.options import Options
 from bert_extract.output.json_lines import Record
 
 
+class PoolingAbortedError(Exception):
+    """A part of a line failed, and this one comes after it. Nobody gets to see it."""
+
+
 class RecordBuilder:
-    """Makes the records of one kind of entry: wordpieces, words, or sentences."""
+    """Makes the records of a run: of wordpieces, words, or sentences.
+
+    It keeps what parts of long lines hand on to the parts after them, so each run has
+    its own.
+    """
 
     def __init__(
         self,
@@ -38,18 +47,35 @@ class RecordBuilder:
         self._size = size
         # "[MEAN]", the token of a sentence
         self._sentence = (f"[{options.sentence_pooling.upper()}]",)
+        self._handover = _Handover()
 
-    def to_record(self, features: Features, layers: Layers | None) -> Record:
-        """Makes the record of a line, or of a part of a long one.
+    def to_records(
+        self, lines: Sequence[Features], outputs: Sequence[Layers | None]
+    ) -> list[Record]:
+        """Makes the records of a group of consecutive lines and parts of long ones.
+
+        Several threads may make groups at once. One that begins with the middle of a
+        line waits for the group before it, which another thread must have begun.
 
         Args:
-          features: what the model got.
-          layers: what it gave, each layer once, float32 [num_tokens, size]; None if
-            it got nothing, and the entries are zeros.
+          lines: what the model got.
+          outputs: what it gave for each, each layer once, float32 [num_tokens, size];
+            None if it got nothing, and the entries are zeros.
 
         Raises:
-          CarryLostError: the part before it failed.
+          PoolingAbortedError: the group before it failed.
         """
+        try:
+            return [
+                self.to_record(features, layers)
+                for features, layers in zip(lines, outputs, strict=True)
+            ]
+        except BaseException:
+            self._handover.abort(lines[-1])  # nobody may wait for what never comes
+            raise
+
+    def to_record(self, features: Features, layers: Layers | None) -> Record:
+        """Makes the record of a line, or of a part of a long one: see `to_records`."""
         part = features.part or _WHOLE
         if layers is None:
             nothing = np.zeros((0, self._size), np.float32)
@@ -58,7 +84,7 @@ class RecordBuilder:
         if self._options.unit == "word":
             assert part.words is not None
             tokens, texts = part.words.tokens, part.words.texts
-            layers = self._word_layers(part, layers)
+            layers = self._word_layers(features, part, layers)
         elif self._options.unit == "sentence":
             tokens = self._sentence if part.is_last else ()
             layers = self._sentence_layers(features, part, layers)
@@ -83,41 +109,77 @@ class RecordBuilder:
             is_last=part.is_last,
         )
 
-    def _word_layers(self, part: LinePart, layers: Layers) -> Layers:
-        words, pooling = part.words, self._options.word_pooling
+    def _word_layers(
+        self, features: Features, part: LinePart, layers: Layers
+    ) -> Layers:
+        words = part.words
         assert words is not None
-        if part.carry is None:
-            return pool_words(layers, words.ranges, pooling)
-        with part.carry.in_order(part.turn):
-            return pool_words(
-                layers,
-                words.ranges,
-                pooling,
-                part.carry,
-                first_word_continues=words.first_word_continues,
-                last_word_continues=words.last_word_continues,
-            )
+        layers, after = pool_words(
+            layers,
+            words.ranges,
+            self._options.word_pooling,
+            self._handover.take(features) if words.first_word_continues else None,
+            last_word_continues=words.last_word_continues,
+        )
+        if after is not None:
+            self._handover.leave(features, after)
+        return layers
 
     def _sentence_layers(
         self, features: Features, part: LinePart, layers: Layers
     ) -> Layers:
-        rows, pooling = _wordpiece_rows(features, part), self._options.sentence_pooling
-        if part.carry is None:
-            return pool_sentence(layers, rows, pooling)
-        with part.carry.in_order(part.turn):
-            return pool_sentence(
-                layers, rows, pooling, part.carry, is_last=part.is_last
-            )
+        layers, after = pool_sentence(
+            layers,
+            _wordpiece_rows(features, part),
+            self._options.sentence_pooling,
+            None if part.is_first else self._handover.take(features),
+            is_last=part.is_last,
+        )
+        if after is not None:
+            self._handover.leave(features, after)
+        return layers
 
 
 _WHOLE = LinePart()
 
 
-def abort_pooling(parts: Sequence[Features]) -> None:
-    """Lets those fail that wait for what these would have handed on."""
-    for features in parts:
-        if features.part is not None and features.part.carry is not None:
-            features.part.carry.abort()
+class _Handover:
+    """What parts of lines have left for the parts after them, until these take it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        # By the line, and by the number of the part that is to take it. None: the part
+        # before that one failed.
+        self._left: dict[tuple[int, int], PoolingState | None] = {}
+
+    def leave(self, part: Features, state: PoolingState | None) -> None:
+        """Leaves what a part has for the one after it, or None to let that one fail."""
+        with self._changed:
+            self._left[part.unique_id, _number(part) + 1] = state
+            self._changed.notify_all()
+
+    def take(self, part: Features) -> PoolingState:
+        """Waits for what the part before a part has left for it.
+
+        Raises:
+          PoolingAbortedError: that one failed.
+        """
+        key = (part.unique_id, _number(part))
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._left)
+            state = self._left.pop(key)
+        if state is None:
+            raise PoolingAbortedError
+        return state
+
+    def abort(self, last: Features) -> None:
+        """Lets the part after the last one of a group fail, if its line has one."""
+        if not last.is_last:
+            self.leave(last, None)
+
+
+def _number(features: Features) -> int:
+    return 0 if features.part is None else features.part.number
 
 
 def _wordpiece_rows(features: Features, part: LinePart) -> list[slice]:

@@ -33,7 +33,7 @@ def parts(
     for unique_id, num_parts in enumerate(nums, first_id):
         for number in range(num_parts):
             part = LinePart(
-                is_first=number == 0,
+                number=number,
                 is_last=number == num_parts - 1,
                 num_entries=num_entries,
             )

@@ -1,7 +1,6 @@
 """Pooling against a loop that says what is meant."""
 
 import itertools
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 
 from bert_extract.model.pooling import (
     Layers,
-    PoolingAbortedError,
     PoolingState,
     mix_layers,
     pool_sentence,
@@ -56,13 +54,16 @@ def test_words(pooling: str) -> None:
     layers = random_layers(30)
     ranges = np.array([[1, 2], [2, 2], [2, 9], [9, 11], [12, 30], [30, 30]])
     expected = [[word(layer[a:b], pooling) for a, b in ranges] for layer in layers]
-    check_same(pool_words(layers, ranges, pooling), expected)
+    found, after = pool_words(layers, ranges, pooling)
+    check_same(found, expected)
+    assert after is None
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean", "last"])
 def test_no_words(pooling: str) -> None:
     for ranges in (np.empty((0, 2), np.int64), np.array([[0, 0]] * 3)):
-        for layer in pool_words(random_layers(0), ranges, pooling):
+        found, _ = pool_words(random_layers(0), ranges, pooling)
+        for layer in found:
             assert layer.tolist() == [[0.0] * 5] * len(ranges)
 
 
@@ -72,29 +73,25 @@ def test_a_word_over_parts_is_the_same(pooling: str, cuts: list[int]) -> None:
     """Words of 1, 2, 22 and 5 wordpieces, and the parts cut anywhere."""
     layers = random_layers(30)
     spans = [(0, 1), (1, 3), (3, 25), (25, 30)]
-    whole = pool_words(layers, np.array(spans), pooling)
-    carry = PoolingState()
+    whole, _ = pool_words(layers, np.array(spans), pooling)
     found: list[Layers] = []
-    last_word_continues = False
+    so_far: PoolingState | None = None
     for start, end in zip([0, *cuts], [*cuts, 30], strict=True):
         own = [
             (max(a, start) - start, min(b, end) - start)
             for a, b in spans
             if a < end and b > start
         ]
-        first_word_continues, last_word_continues = (
-            last_word_continues,
-            all(b != end for _, b in spans),
-        )
+        last_word_continues = all(b != end for _, b in spans)
         part = tuple(layer[start:end] for layer in layers)
-        pooled = pool_words(
+        pooled, so_far = pool_words(
             part,
             np.array(own),
             pooling,
-            carry,
-            first_word_continues=first_word_continues,
+            so_far,
             last_word_continues=last_word_continues,
         )
+        assert (so_far is not None) == last_word_continues
         found.append(pooled)
     for number, expected in enumerate(whole):
         joined = np.concatenate([pooled[number] for pooled in found])
@@ -107,13 +104,14 @@ def test_sentences_over_parts(pooling: str, cuts: list[int]) -> None:
     layers = random_layers(30)
     rows = [layer[1:29] for layer in layers]
     expected = [mean(r) if pooling == "mean" else r.max(axis=0) for r in rows]
-    carry = PoolingState()
+    so_far: PoolingState | None = None
     bounds = [0, *cuts, 30]
     for start, end in itertools.pairwise(bounds):
         part = tuple(layer[start:end] for layer in layers)
         own = slice(max(start, 1) - start, max(min(end, 29), start) - start)
         is_last = end == 30
-        found = pool_sentence(part, [own], pooling, carry, is_last=is_last)
+        found, so_far = pool_sentence(part, [own], pooling, so_far, is_last=is_last)
+        assert (so_far is None) == is_last
         if not is_last:
             assert [layer.shape for layer in found] == [(0, 5)] * 2
     check_same(found, [[row] for row in expected])
@@ -124,30 +122,29 @@ def test_sentences_over_parts(pooling: str, cuts: list[int]) -> None:
 def test_the_mean_is_numpys(num_tokens: int, size: int) -> None:
     """So that people can check it with one line of their own."""
     layers = random_layers(num_tokens, size)
-    found = pool_sentence(layers, [slice(0, num_tokens)], "mean")
+    found, _ = pool_sentence(layers, [slice(0, num_tokens)], "mean")
     check_same(found, [[layer.mean(axis=0)] for layer in layers])
     check_same(found, [[mean(list(layer))] for layer in layers])
 
 
 def test_a_pair_is_pooled_without_the_sep_between() -> None:
     layers = random_layers(9)
-    found = pool_sentence(layers, [slice(1, 4), slice(5, 8)], "mean")
+    found, _ = pool_sentence(layers, [slice(1, 4), slice(5, 8)], "mean")
     rows = [1, 2, 3, 5, 6, 7]
     check_same(found, [[mean([layer[i] for i in rows])] for layer in layers])
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_nothing_to_pool_gives_zeros(pooling: str) -> None:
-    layers = random_layers(2)
-    check_same(
-        pool_sentence(layers, [slice(1, 1)], pooling), [[np.zeros(5, np.float32)]] * 2
-    )
+    found, _ = pool_sentence(random_layers(2), [slice(1, 1)], pooling)
+    check_same(found, [[np.zeros(5, np.float32)]] * 2)
 
 
 def test_cls_is_the_first_row() -> None:
     layers = random_layers(9)
     expected = [[layer[0]] for layer in layers]
-    check_same(pool_sentence(layers, [slice(1, 8)], "cls"), expected)
+    found, _ = pool_sentence(layers, [slice(1, 8)], "cls")
+    check_same(found, expected)
 
 
 def test_layers_are_mixed_in_their_order() -> None:
@@ -159,43 +156,3 @@ def test_layers_are_mixed_in_their_order() -> None:
     (joined,) = mix_layers([c, a], "concat")
     assert joined.tolist() == np.hstack([c, a]).tolist()
     assert mix_layers([b], "mean")[0].tolist() == b.tolist()
-
-
-# ------------------------------------------------------------------------ the carry
-
-
-def test_parts_take_their_turns() -> None:
-    carry = PoolingState()
-    seen: list[int] = []
-
-    def take(number: int) -> None:
-        with carry.in_order(number):
-            seen.append(number)
-
-    threads = [threading.Thread(target=take, args=(n,)) for n in range(8)]
-    for thread in reversed(threads):
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert seen == [*range(8)]
-
-
-def test_nobody_waits_for_a_part_that_failed() -> None:
-    carry = PoolingState()
-    lost: list[int] = []
-
-    def take(number: int) -> None:
-        try:
-            with carry.in_order(number):
-                raise ValueError
-        except PoolingAbortedError:
-            lost.append(number)
-
-    threads = [threading.Thread(target=take, args=(n,)) for n in (1, 2)]
-    for thread in threads:
-        thread.start()
-    with pytest.raises(ValueError, match="broken"), carry.in_order(0):
-        raise ValueError("broken")
-    for thread in threads:
-        thread.join(20)
-    assert sorted(lost) == [1, 2]

@@ -93,12 +93,6 @@ WINGS: dict[str, tuple[str, ...]] = {
     "output": ("text", "inputs", "model"),
 }
 
-# Arrows that WINGS does not have, and that are to go: (from, to).
-EXCEPTIONS: tuple[tuple[str, str], ...] = (
-    ("inputs.features", "model.pooling"),
-    ("inputs.line_parts", "model.pooling"),
-)
-
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITH_TENSORFLOW = (
     "model.modeling",
