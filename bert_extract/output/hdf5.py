@@ -13,7 +13,7 @@ of them has at most 64 kB.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from bert_extract.errors import InputError
 from bert_extract.output import append_file
 from bert_extract.output.frames import Frame, FrameReader
 from bert_extract.output.json_lines import Record, RecordSchema
+from bert_extract.output.selection import EVERYTHING, Selection
 
 _SENTENCES = "sentence_to_index"
 # What a line takes there beside its own text, at most:
@@ -250,19 +251,24 @@ def _write_record(
 # ------------------------------------------------------------------------- reading
 
 
-def read(path: str) -> Iterator[Record]:
+def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
     """Reads records one at a time, in the order of their lines.
 
     Raises:
-      InputError: it is not such a file, or it was cut off.
+      InputError: it is not such a file, or it was cut off, or has not the layers.
     """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             indexes = tuple(json.loads(file.attrs["layers"]))
-            for linex_index in sorted(int(name) for name in file if name != _SENTENCES):
-                yield _to_record(linex_index, indexes, file[str(linex_index)])
+            try:
+                places = selection.places(indexes)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            for linex_index in _linex_indexes(file, selection):
+                dataset = file[str(linex_index)]
+                yield _to_record(linex_index, indexes, dataset, places)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}: expected HDF5 as bert-extract writes it, datasets '0', '1', ... "
@@ -275,19 +281,33 @@ def read(path: str) -> Iterator[Record]:
         ) from error
 
 
+def _linex_indexes(file: Any, selection: Selection) -> Iterable[int]:
+    """The lines to read, in their order."""
+    lines = selection.lines
+    # To look for a few names takes less time than to go through a million.
+    if lines is not None and (not lines or lines[-1] - lines[0] < len(file)):
+        return [number for number in lines if str(number) in file]
+    numbers = sorted(int(name) for name in file if name != _SENTENCES)
+    return filter(selection.has_line, numbers)
+
+
 def _to_record(
-    linex_index: int, indexes: tuple[int | str, ...], dataset: Any
+    linex_index: int, indexes: tuple[int | str, ...], dataset: Any, places: list[int]
 ) -> Record:
     lists = {key: json.loads(text) for key, text in dataset.attrs.items()}
     tokens = tuple(lists["tokens"])
-    vectors = dataset[()]
-    if vectors.shape[:2] != (len(indexes), len(tokens)):
-        raise ValueError(f"dataset {linex_index} has the shape {vectors.shape}")
+    if dataset.shape[:2] != (len(indexes), len(tokens)):
+        raise ValueError(f"dataset {linex_index} has the shape {dataset.shape}")
+    if len(places) == len(indexes):
+        vectors = dataset[()].astype(np.float32)
+        layers = [vectors[place] for place in places]
+    else:
+        layers = [dataset[place].astype(np.float32) for place in places]
     return Record(
         linex_index,
         tokens,
-        indexes,
-        tuple(vectors.astype(np.float32)),
+        tuple(indexes[place] for place in places),
+        tuple(layers),
         texts=tuple(lists["texts"]) if "texts" in lists else None,
         offsets=tuple(
             None if span is None else (span[0], span[1]) for span in lists["offsets"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from bert_extract.output.json_lines import (
     layer_pieces,
     to_record,
 )
+from bert_extract.output.selection import EVERYTHING, Selection
 
 # A value with what comes after it: "0.0," is the shortest.
 _MIN_VALUE_BYTES = 4
@@ -97,9 +99,7 @@ class _Scratch:
             address_of(self._offsets),
         )
 
-    def to_record(
-        self, indexes: tuple[int | str, ...], values: NDArray[np.float32]
-    ) -> Record:
+    def to_record(self, shape: _Shape, values: NDArray[np.float32]) -> Record:
         """Makes a record of it and of the vectors.
 
         Raises:
@@ -110,8 +110,8 @@ class _Scratch:
         return Record(
             found.linex_index,
             _strings(self._tokens, found.tokens_end),
-            indexes,
-            tuple(values),
+            shape.indexes,
+            tuple(values[place] for place in shape.places),
             None if found.texts_end < 0 else _strings(self._texts, found.texts_end),
             _spans(self._offsets[:num_tokens]) if found.has_offsets else None,
         )
@@ -129,12 +129,19 @@ def _spans(offsets: NDArray[np.int64]) -> tuple[tuple[int, int] | None, ...]:
 class JsonParser:
     """Reads the lines of a file, one after the other, in one thread.
 
+    Args:
+      selection: the layers to read. The values of others are passed over by the
+        kernel: where they are broken, nobody is told.
+      kernel: see below.
+
     Attributes:
       kernel: "compiled" where the C kernel was built, else "python". Tests and
         benchmarks ask for one of them; both give the same records.
     """
 
-    def __init__(self, *, kernel: str | None = None) -> None:
+    def __init__(
+        self, selection: Selection = EVERYTHING, *, kernel: str | None = None
+    ) -> None:
         if kernel is None:
             kernel = "python" if _KERNEL is None else "compiled"
         if kernel not in ("compiled", "python"):
@@ -142,6 +149,7 @@ class JsonParser:
         if kernel == "compiled" and _KERNEL is None:
             raise ValueError(f"kernel={kernel!r}: the C kernel was not built")
         self.kernel = kernel
+        self._selection = selection
         # What the next line is expected to be like.
         self._shape: _Shape | None = None
         self._scratch = _Scratch(0)
@@ -150,16 +158,17 @@ class JsonParser:
         """Reads one line, with its newline or without.
 
         Raises:
-          InputError: it is no JSON, or no record.
+          InputError: it is no JSON, or no record, or has not the layers.
         """
         if self.kernel == "python":
-            return _parse_plainly(line)
+            return self._selection.of_record(_parse_plainly(line))
         if self._shape is None:
-            self._shape = _guess_shape(line)
+            self._shape = _guess_shape(line, self._selection)
         record = None if self._shape is None else self._parse_own(line, self._shape)
         if record is None:
             record = _parse_plainly(line)
-            self._shape = _shape_of(record) or self._shape
+            self._shape = _shape_of(record, self._selection) or self._shape
+            record = self._selection.of_record(record)
         return record
 
     def _parse_own(self, line: bytes, shape: _Shape) -> Record | None:
@@ -173,7 +182,7 @@ class JsonParser:
         if self._scratch.size < len(line):
             self._scratch = _Scratch(len(line))
         scratch = self._scratch
-        values = np.empty((len(shape.indexes), num_tokens, shape.size), np.float32)
+        values = np.empty((shape.num_read, num_tokens, shape.size), np.float32)
         if not _KERNEL.bert_extract_read_record(
             line,
             len(line),
@@ -185,7 +194,7 @@ class JsonParser:
         ):
             return None
         try:
-            return scratch.to_record(shape.indexes, values)
+            return scratch.to_record(shape, values)
         except ValueError:  # an escape that there is not
             return None
 
@@ -205,33 +214,47 @@ def _parse_plainly(line: bytes) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What the lines of a file have in common."""
+    """What the lines of a file have in common, and what is asked for of it."""
 
-    indexes: tuple[int | str, ...]
+    num_values: int  # of an entry
     size: int  # of one vector
+    num_read: int  # layers that the kernel reads
+    indexes: tuple[int | str, ...]  # of the layers that are asked for
+    places: tuple[int, ...]  # and where each of them is among those that are read
     c_shape: _CShape  # the same for the kernel
     arrays: tuple[NDArray[np.int64], ...]  # to which c_shape points
 
-    @property
-    def num_values(self) -> int:
-        """How many an entry has."""
-        return len(self.indexes) * self.size
 
+def _make_shape(
+    indexes: tuple[int | str, ...], size: int, selection: Selection
+) -> _Shape | None:
+    """Makes the shape of lines; None for what the kernel does not read.
 
-def _make_shape(indexes: tuple[int | str, ...], size: int) -> _Shape | None:
-    """Returns None for what the kernel does not read."""
+    Raises:
+      InputError: a layer that is asked for is not among them.
+    """
     if not indexes or not size or not {type(index) for index in indexes} <= {int, str}:
         return None
     pieces = layer_pieces(indexes)
     ends = ends_of(pieces)
-    places = np.arange(len(indexes), dtype=np.int64)
-    c_shape = _CShape(
-        b"".join(pieces), address_of(ends), address_of(places), len(indexes), size
+    asked_for = selection.places(indexes)
+    read = sorted(set(asked_for))
+    places = np.full(len(indexes), -1, np.int64)
+    places[read] = np.arange(len(read))
+    return _Shape(
+        num_values=len(indexes) * size,
+        size=size,
+        num_read=len(read),
+        indexes=tuple(indexes[number] for number in asked_for),
+        places=tuple(places[asked_for].tolist()),
+        c_shape=_CShape(
+            b"".join(pieces), address_of(ends), address_of(places), len(indexes), size
+        ),
+        arrays=(ends, places),
     )
-    return _Shape(indexes, size, c_shape, (ends, places))
 
 
-def _guess_shape(line: bytes) -> _Shape | None:
+def _guess_shape(line: bytes, selection: Selection) -> _Shape | None:
     """Looks at the first entry's layers; None if that does not help."""
     # A string has no quote without a backslash before it, so neither of these.
     begin = line.find(b'"layers": [')
@@ -242,11 +265,23 @@ def _guess_shape(line: bytes) -> _Shape | None:
         layers: Any = json.loads(b"{" + line[begin : end + 4])["layers"]
         indexes = tuple(layer["index"] for layer in layers)
         (size,) = {len(layer["values"]) for layer in layers}
-    except (KeyError, TypeError, ValueError):
-        return None
-    return _make_shape(indexes, size)
+        return _make_shape(indexes, size, selection)
+    except (InputError, KeyError, TypeError, ValueError):
+        return None  # whoever reads the whole line says what is wrong
 
 
-def _shape_of(record: Record) -> _Shape | None:
+def _shape_of(record: Record, selection: Selection) -> _Shape | None:
     sizes = {layer.shape[1] for layer in record.layers}
-    return _make_shape(record.indexes, sizes.pop()) if len(sizes) == 1 else None
+    if len(sizes) != 1:
+        return None
+    return _make_shape(record.indexes, sizes.pop(), selection)
+
+
+# What our lines begin with.
+_BEGINNING = re.compile(rb'\{"linex_index": (0|[1-9][0-9]{0,17}), ')
+
+
+def linex_index_of(line: bytes) -> int | None:
+    """Looks at the beginning of a line; None if that does not tell."""
+    match = _BEGINNING.match(line)
+    return None if match is None else int(match[1])

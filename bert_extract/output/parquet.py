@@ -23,8 +23,14 @@ from bert_extract.errors import InputError
 from bert_extract.output import append_file
 from bert_extract.output.frames import FrameReader
 from bert_extract.output.json_lines import Record, RecordSchema, join_parts
+from bert_extract.output.selection import EVERYTHING, Selection
 
 _METADATA = b"bert_extract"
+# The columns that are no layers.
+_PLAIN_COLUMNS = (
+    *("linex_index", "position", "token"),
+    *("text", "offset_start", "offset_end"),
+)
 # A row group has as many rows as there are vectors in so many bytes: enough for a
 # reader that wants one column, and no more than a small machine can hold.
 _ROW_GROUP_BYTES = 16 << 20
@@ -247,11 +253,11 @@ class _Rows:
 # ------------------------------------------------------------------------- reading
 
 
-def read(path: str) -> Iterator[Record]:
+def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
     """Reads records one at a time, in the order of their lines.
 
     Raises:
-      InputError: it is not such a file, or it was cut off.
+      InputError: it is not such a file, or it was cut off, or has not the layers.
     """
     import pyarrow
     import pyarrow.parquet
@@ -264,7 +270,9 @@ def read(path: str) -> Iterator[Record]:
         ) from error
     with file:
         try:
-            yield from _records(file)
+            yield from _records(file, selection)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}: expected Parquet as bert-extract writes it, with the columns "
@@ -273,27 +281,59 @@ def read(path: str) -> Iterator[Record]:
             ) from error
 
 
-def _records(file: Any) -> Iterator[Record]:
+def _records(file: Any, selection: Selection) -> Iterator[Record]:
     metadata = json.loads((file.metadata.metadata or {})[_METADATA])
     names = column_names(metadata["layers"])
     sizes = [file.schema_arrow.field(name).type.list_size for name in names]
+    places = selection.places(tuple(metadata["layers"]))
     empty = Record(
         0,
         (),
-        tuple(metadata["layers"]),
-        tuple(np.zeros((0, size), np.float32) for size in sizes),
+        tuple(metadata["layers"][place] for place in places),
+        tuple(np.zeros((0, sizes[place]), np.float32) for place in places),
     )
-    records = _joined(_parts(file, empty.indexes, 4 * sum(sizes)))
+    names = [names[place] for place in places]
+    parts = _parts(file, empty.indexes, names, 4 * sum(sizes), selection)
     first = metadata["first_line"] or 0
-    yield from _filled(records, first, first + metadata["num_lines"], empty)
+    end = first + metadata["num_lines"]
+    if selection.lines is not None:
+        first = max(first, selection.lines.start)
+        end = min(end, selection.lines.stop)
+    asked_for = filter(selection.has_line, range(first, end))
+    yield from _filled(_joined(parts), asked_for, empty)
+
+
+def _row_groups(metadata: Any, lines: range | None) -> list[int]:
+    """The row groups that may hold some of the lines."""
+    if lines is None:
+        return list(range(metadata.num_row_groups))
+    columns = [metadata.schema.column(n).path for n in range(metadata.num_columns)]
+    column = columns.index("linex_index")
+    found = []
+    for number in range(metadata.num_row_groups):
+        statistics = metadata.row_group(number).column(column).statistics
+        is_known = statistics is not None and statistics.has_min_max
+        if lines and not (
+            is_known and (statistics.max < lines[0] or lines[-1] < statistics.min)
+        ):
+            found.append(number)
+    return found
 
 
 def _parts(
-    file: Any, indexes: tuple[int | str, ...], row_bytes: int
+    file: Any,
+    indexes: tuple[int | str, ...],
+    names: list[str],
+    row_bytes: int,
+    selection: Selection,
 ) -> Iterator[Record]:
-    """Yields what each batch of rows has of each line."""
-    names = column_names(indexes)
-    for batch in file.iter_batches(batch_size=_num_rows(row_bytes)):
+    """Yields what each batch of rows has of each line that is asked for."""
+    others = [name for name in file.schema_arrow.names if name in _PLAIN_COLUMNS]
+    for batch in file.iter_batches(
+        batch_size=_num_rows(row_bytes),
+        row_groups=_row_groups(file.metadata, selection.lines),
+        columns=[*others, *dict.fromkeys(names)],
+    ):
         linex_indexes = batch["linex_index"].to_numpy()
         edges = np.flatnonzero(np.diff(linex_indexes)) + 1
         starts = [0, *edges.tolist()] if len(linex_indexes) else []
@@ -305,8 +345,11 @@ def _parts(
             for name in names
         ]
         for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            linex_index = int(linex_indexes[start])
+            if not selection.has_line(linex_index):
+                continue
             yield Record(
-                int(linex_indexes[start]),
+                linex_index,
                 tuple(tokens[start:end]),
                 indexes,
                 tuple(layer[start:end].astype(np.float32) for layer in layers),
@@ -349,13 +392,14 @@ def _joined(parts: Iterator[Record]) -> Iterator[Record]:
 
 
 def _filled(
-    records: Iterator[Record], first: int, end: int, empty: Record
+    records: Iterator[Record], lines: Iterator[int], empty: Record
 ) -> Iterator[Record]:
-    """Adds the lines from `first` up to `end` that have no entries, and so no rows."""
+    """Adds the lines that have no entries, and so no rows."""
     for record in records:
-        for linex_index in range(first, record.linex_index):
+        for linex_index in lines:
+            if linex_index >= record.linex_index:
+                break
             yield dataclasses.replace(empty, linex_index=linex_index)
         yield record
-        first = record.linex_index + 1
-    for linex_index in range(first, end):
+    for linex_index in lines:
         yield dataclasses.replace(empty, linex_index=linex_index)

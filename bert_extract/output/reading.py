@@ -19,7 +19,8 @@ from bert_extract.formats import (
 from bert_extract.output import hdf5, parquet
 from bert_extract.output.compression import open_members
 from bert_extract.output.json_lines import Record
-from bert_extract.output.json_parser import JsonParser
+from bert_extract.output.json_parser import JsonParser, linex_index_of
+from bert_extract.output.selection import Layers, Selection, make_selection
 
 Path = str | os.PathLike[str]
 
@@ -35,7 +36,12 @@ _MAGIC = {
 }
 
 
-def read_features(path: Path | Iterable[Path]) -> Iterator[Record]:
+def read_features(
+    path: Path | Iterable[Path],
+    *,
+    layers: Layers | None = None,
+    lines: range | None = None,
+) -> Iterator[Record]:
     """Reads records, one at a time.
 
     Args:
@@ -43,6 +49,12 @@ def read_features(path: Path | Iterable[Path]) -> Iterator[Record]:
         upstream's extract_features.py writes them; or several files, such as the
         outputs of shards, which are read one after the other. The format is told by
         the content, and by the name where that says nothing.
+      layers: the layers to read, in this order, each as the file calls it: `-1`,
+        `"embeddings"`, `[-1, -2]`; by default all of them. The others are not
+        looked at; of Parquet and HDF5, they are not even read from the disk.
+      lines: the linex_index of the lines to read, such as `range(100, 200)`; by
+        default all of them. In every file records stand in the order of their lines,
+        so each is read up to the last one; of Parquet and HDF5, only where they are.
 
     Yields:
       One record a line, in the file's order. Layers are float32, which holds what
@@ -50,27 +62,42 @@ def read_features(path: Path | Iterable[Path]) -> Iterator[Record]:
       record, or when the iterator is closed or dropped.
 
     Raises:
-      InputError: a file cannot be read, was cut off or holds no records, or the
-        package that reads its format is not installed.
+      InputError: a file cannot be read, was cut off, holds no records or not the
+        layers, or the package that reads its format is not installed.
+      ArgumentTypeError: what is asked for are no layers, or no range.
     """
-    if isinstance(path, (str, os.PathLike)):
-        yield from _read_file(os.fspath(path))
-        return
-    for each in path:
-        yield from _read_file(os.fspath(each))
+    selection = make_selection(layers, lines)
+    paths = [path] if isinstance(path, (str, os.PathLike)) else path
+    return _read_files(paths, selection)
 
 
-def load_features(path: Path | Iterable[Path]) -> list[Record]:
-    """Reads all records of a small file, or of several; see `read_features`.
+def load_features(
+    path: Path | Iterable[Path],
+    *,
+    layers: Layers | None = None,
+    lines: range | None = None,
+) -> list[Record]:
+    """Reads all records of a small file, or of several, or some of a large one.
+
+    Args:
+      path: see `read_features`.
+      layers: see there.
+      lines: see there.
 
     Raises:
-      InputError: a file cannot be read, was cut off or holds no records, or the
-        package that reads its format is not installed.
+      InputError: a file cannot be read, was cut off, holds no records or not the
+        layers, or the package that reads its format is not installed.
+      ArgumentTypeError: what is asked for are no layers, or no range.
     """
-    return list(read_features(path))
+    return list(read_features(path, layers=layers, lines=lines))
 
 
-def _read_file(path: str) -> Iterator[Record]:
+def _read_files(paths: Iterable[Path], selection: Selection) -> Iterator[Record]:
+    for path in paths:
+        yield from _read_file(os.fspath(path), selection)
+
+
+def _read_file(path: str, selection: Selection) -> Iterator[Record]:
     try:
         file = io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
     except OSError as error:
@@ -79,12 +106,12 @@ def _read_file(path: str) -> Iterator[Record]:
         found = _format_of(path, file)
         check_installed(found, InputError, path)
         if found.is_json:
-            yield from _read_json(path, file, found)
+            yield from _read_json(path, file, found, selection)
     del file  # the others open it themselves, and have no use for the buffer
     if found is HDF5:
-        yield from hdf5.read(path)
+        yield from hdf5.read(path, selection)
     elif found is PARQUET:
-        yield from parquet.read(path)
+        yield from parquet.read(path, selection)
 
 
 def _format_of(path: str, file: "io.BufferedReader[io.FileIO]") -> Format:
@@ -103,14 +130,24 @@ def format_of_content(beginning: bytes) -> Format | None:
     return None
 
 
-def _read_json(path: str, file: IO[bytes], found: Format) -> Iterator[Record]:
+def _read_json(
+    path: str, file: IO[bytes], found: Format, selection: Selection
+) -> Iterator[Record]:
     line_number = 0
     stream = file if found is JSONL else open_members(file, found)
-    parser = JsonParser()
+    parser = JsonParser(selection)
     try:
         for line in stream:
             line_number += 1
-            yield parser.parse(line)
+            if selection.lines is not None:
+                linex_index = linex_index_of(line)
+                if linex_index is not None and not selection.has_line(linex_index):
+                    if selection.is_past(linex_index):
+                        break
+                    continue
+            record = parser.parse(line)
+            if selection.has_line(record.linex_index):
+                yield record
     except InputError as error:
         raise InputError(f"{path}: line {line_number}: {error}") from error
     except OSError as error:

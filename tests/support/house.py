@@ -57,6 +57,7 @@ ORDER = (
     "checkpoints.model_dir",
     # output
     "output.json_lines",
+    "output.selection",
     "output.json_parser",
     "output.record_builder",
     "output.checksum",
