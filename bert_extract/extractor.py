@@ -1,5 +1,6 @@
 """FeatureExtractor: a checkpoint in memory, for Python; the command does the same."""
 
+import os
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
@@ -10,20 +11,18 @@ from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
 from bert_extract.output.json_lines import Record, check_finite, join_parts
 from bert_extract.progress import Summary, summarizing
-from bert_extract.text.examples import Example, parse_line
+from bert_extract.text.examples import Example, parse_line, to_pair
+
+# A line as an input file has it, or a pair.
+Line = str | tuple[str, str]
 
 
 class FeatureExtractor:
     """A BERT checkpoint that turns text into per-token vectors.
 
-    >>> extractor = FeatureExtractor(
-    ...     vocab_file="vocab.txt",
-    ...     bert_config_file="bert_config.json",
-    ...     init_checkpoint="bert_model.ckpt",
-    ...     layers="-1",
-    ... )
-    >>> for record in extractor.extract(["Who was Jim Henson ? ||| A puppeteer"]):
-    ...     print(record.tokens, record.layers[0].shape)
+    >>> extractor = FeatureExtractor.from_model_dir("uncased_L-12_H-768_A-12")
+    >>> for record in extractor.extract(["the bank", ("Who was he ?", "A puppeteer")]):
+    ...     print(record.tokens, record.vectors.shape)
 
     Attributes:
       options: what the vectors are.
@@ -54,17 +53,36 @@ class FeatureExtractor:
         self._engine = Engine(self.options)
         self._engine.load()
 
-    def extract(self, lines: Iterable[str]) -> Iterator[Record]:
+    @classmethod
+    def from_model_dir(
+        cls, model_dir: str | os.PathLike[str], **fields: Any
+    ) -> "FeatureExtractor":
+        """Loads a BERT from its folder, as it was published.
+
+        Args:
+          model_dir: as `--model_dir` takes it.
+          **fields: other fields of `Options`.
+
+        Raises:
+          BertExtractError: as of the constructor.
+        """
+        return cls(model_dir=model_dir, **fields)
+
+    def extract(self, lines: Iterable[Line]) -> Iterator[Record]:
         """Yields one record a line, in order, lazily.
 
         Args:
           lines: texts, "text_a ||| text_b" for a pair, as the lines of an input file
-            are read. They are taken ahead, up to some fifty thousand tokens, so
-            that batches are full; but if there are no more for a second, those that
-            were taken are computed.
+            are read; or tuples (text_a, text_b), which are pairs whatever bars they
+            hold. Offsets of such a pair are those of the line that it would be, with
+            " ||| " between the two.
+            They are taken ahead, in another thread, up to some fifty thousand tokens,
+            so that batches are full; but if there are no more for a second, those
+            that were taken are computed.
 
         Raises:
-          ArgumentTypeError: lines is one text, or one of them is no str.
+          ArgumentTypeError: lines is one text, or one of them is neither a str nor a
+            tuple of two.
           NotFiniteError: the model computed NaN or infinity.
           BertExtractError: this process was forked from the one that the extractor
             was made in.
@@ -76,7 +94,7 @@ class FeatureExtractor:
             )
         return self._extract(lines)
 
-    def _extract(self, lines: Iterable[str]) -> Iterator[Record]:
+    def _extract(self, lines: Iterable[Line]) -> Iterator[Record]:
         pairs = self.options.pairs
         examples = (_to_example(i, line, pairs) for i, line in enumerate(lines))
         parts: list[Record] = []  # of one line
@@ -126,13 +144,18 @@ class FeatureExtractor:
         return summaries
 
 
-def _to_example(index: int, line: str, pairs: bool) -> Example:
-    if not isinstance(line, str):
-        raise ArgumentTypeError(
-            f"extract takes texts of the type str; that of index {index} is "
-            f"{reprlib.repr(line)} ({type(line).__name__})"
-        )
-    return parse_line(line, index, pairs)
+def _to_example(index: int, line: Line, pairs: bool) -> Example:
+    if isinstance(line, str):
+        return parse_line(line, index, pairs)
+    if isinstance(line, tuple) and len(line) == 2:
+        text_a, text_b = line
+        if isinstance(text_a, str) and isinstance(text_b, str):
+            return to_pair(text_a, text_b, index)
+    raise ArgumentTypeError(
+        "extract takes texts of the type str, and pairs of them as tuples (text_a, "
+        f"text_b); that of index {index} is {reprlib.repr(line)} "
+        f"({type(line).__name__})"
+    )
 
 
 def _checked(records: Sequence[Record]) -> Sequence[Record]:

@@ -72,6 +72,18 @@ def test_knobs_can_be_given_by_name(tiny_bert: Path) -> None:
         FeatureExtractor(**files_of(tiny_bert), layer="0")
 
 
+def test_a_model_is_named_by_its_folder(
+    tiny_bert: Path, extractor: FeatureExtractor
+) -> None:
+    options = {"layers": [-1, "embeddings"], "max_seq_length": 32}
+    named = FeatureExtractor.from_model_dir(tiny_bert, **options)
+    assert named.options.init_checkpoint == ""
+    lines = ["the river bank", "the bank ||| the river"]
+    assert list(named.extract(lines)) == list(extractor.extract(lines))
+    with pytest.raises(OptionsError, match="batch_size must be at least 1"):
+        FeatureExtractor.from_model_dir(tiny_bert, batch_size=0)
+
+
 def test_an_option_that_cannot_work_is_said_at_once(tiny_bert: Path) -> None:
     with pytest.raises(OptionsError, match="--batch_size must be at least 1; found 0"):
         FeatureExtractor(**files_of(tiny_bert), max_seq_length=32, batch_size=0)
@@ -88,7 +100,9 @@ def test_one_text_is_not_taken_for_many(
     assert isinstance(e.value, TypeError)
 
 
-@pytest.mark.parametrize("line", [None, b"bytes", 3, ["the"]])
+@pytest.mark.parametrize(
+    "line", [None, b"bytes", 3, ["the"], ["a", "b"], ("a",), ("a", None), (1, "b")]
+)
 def test_a_text_that_is_none_is_named(extractor: FeatureExtractor, line: Any) -> None:
     records = extractor.extract(["the river", "the bank", line, "the"])
     message = re.escape(f"that of index 2 is {line!r} ({type(line).__name__})")
@@ -144,6 +158,84 @@ def test_bars_are_text_without_pairs(tiny_bert: Path, tmp_path: Path) -> None:
     assert (summary.num_pairs, summary.num_unsplit) == (0, 0)
     (from_file,) = read_features(output_file)
     assert from_file.tokens == record.tokens
+
+
+def test_a_records_repr_is_a_line_that_a_person_reads(
+    extractor: FeatureExtractor,
+) -> None:
+    short, long = extractor.extract(["the river bank", "the bank " * 20])
+    assert repr(short) == (
+        "<Record 0: layers=-1,embeddings shape=(2, 5, 32) "
+        "tokens=[CLS] the river bank [SEP]>"
+    )
+    words = " ".join(["the", "bank"] * 8)[: -len(" bank")]
+    assert repr(long) == (
+        "<Record 1: layers=-1,embeddings shape=(2, 32, 32) "
+        f"tokens=[CLS] {words} .. [SEP]>"
+    )
+    odd = Record(2, ("x" * 50, "\n\x1b[1m"), (-1,), (np.zeros((2, 3), np.float32),))
+    assert repr(odd) == (
+        f"<Record 2: layers=-1 shape=(1, 2, 3) tokens={'x' * 40}.. \\n\\x1b[1m>"
+    )
+    assert repr(Record(3, (), (), ())) == "<Record 3: layers= shape=(0,) tokens=>"
+
+
+# ------------------------------------------------------------------------------ pairs
+
+PAIRS = [
+    ("the river", "the bank"),
+    ("  the river\t", "the  bank \n"),
+    ("the\r river ", " the\rbank\r"),
+    ("\r\u3000the river", "the bank"),
+    ("the river \x85", "\x1c the bank \x85"),
+    ("Caf\u00e9 e\u0301\u6cb3", "\U0001f33b bank"),
+    ("the " * 40, "bank " * 40),
+]
+
+
+@pytest.mark.parametrize("unit", ["wordpiece", "word", "sentence"])
+def test_a_tuple_is_the_line_with_bars_between(tiny_bert: Path, unit: str) -> None:
+    options = options_for(tiny_bert, unit=unit, offsets=True, layers="-1")
+    extractor = FeatureExtractor(options)
+    lines = [f"{text_a} ||| {text_b}" for text_a, text_b in PAIRS]
+    records = list(extractor.extract(PAIRS))
+    assert records == list(extractor.extract(lines))
+    assert all("[SEP]" in record.tokens[:-1] for record in records) == (
+        unit == "wordpiece"
+    )
+    for line, record in zip(lines, records, strict=True):
+        assert record.offsets is not None
+        if unit == "word":  # what the offsets say is what stands there
+            spans = [span for span in record.offsets if span is not None]
+            found = [line[start:end].replace("\r", "") for start, end in spans]
+            assert found == list(record.tokens)
+
+
+def test_a_pair_may_hold_the_bars_and_empty_texts(extractor: FeatureExtractor) -> None:
+    bars = ("|", "|", "|")
+    pairs = [
+        ("the ||| river", "the bank"),
+        ("the river", "the ||| bank"),
+        ("", "the bank"),
+        (" \r", "the bank"),
+        ("the river", ""),
+        ("", ""),
+    ]
+    assert [record.tokens[1:-1] for record in extractor.extract(pairs)] == [
+        ("the", *bars, "river", "[SEP]", "the", "bank"),
+        ("the", "river", "[SEP]", "the", *bars, "bank"),
+        ("[SEP]", "the", "bank"),
+        ("[SEP]", "the", "bank"),
+        ("the", "river"),
+        (),
+    ]
+
+
+def test_a_tuple_is_a_pair_where_no_line_is_one(tiny_bert: Path) -> None:
+    extractor = FeatureExtractor(options_for(tiny_bert, pairs=False, layers="-1"))
+    line, pair = extractor.extract(["the ||| bank", ("the", "bank")])
+    assert line.tokens == ("[CLS]", "the", "|", "|", "|", "bank", "[SEP]")
+    assert pair.tokens == ("[CLS]", "the", "[SEP]", "bank", "[SEP]")
 
 
 def test_nothing_gives_nothing(extractor: FeatureExtractor) -> None:

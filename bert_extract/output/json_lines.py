@@ -25,14 +25,18 @@ _SPARE_BYTES = 64
 # Wordpieces have at most 200 characters; longer tokens come once and are not kept.
 _MAX_CACHED_TOKEN_LENGTH = 200
 
+# What a record's repr has of it.
+_MOST_TOKENS_SHOWN = 16
+_MOST_CHARS_SHOWN = 40
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Record:
     """The vectors of one input line, or of a part of a long one.
 
     The parts of a line come in order, and their entries together are the line's. A
     part may have no entries at all. Records are equal if all they hold is, and their
-    vectors are bit for bit.
+    vectors are bit for bit. Their repr says what they are, and not each number.
     """
 
     linex_index: int  # the line's number; upstream's spelling, which readers know
@@ -55,12 +59,31 @@ class Record:
             return np.zeros((0, len(self.tokens), 0), np.float32)
         return np.stack(self.layers)
 
+    def __repr__(self) -> str:
+        """<Record 1: layers=-1,-2 shape=(2, 5, 32) tokens=[CLS] the bank [SEP]>."""
+        shape = (len(self.layers), *(self.layers[0].shape if self.layers else ()))
+        tokens = [_shown(token) for token in self.tokens[:_MOST_TOKENS_SHOWN]]
+        if len(self.tokens) > _MOST_TOKENS_SHOWN:
+            tokens += ["..", _shown(self.tokens[-1])]
+        indexes = ",".join(map(str, self.indexes))
+        return (
+            f"<Record {self.linex_index}: layers={indexes} shape={shape} "
+            f"tokens={' '.join(tokens)}>"
+        )
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
         return _plain_fields(self) == _plain_fields(other) and all(
             map(_are_same_bits, self.layers, other.layers)
         )
+
+
+def _shown(token: str) -> str:
+    """A token as the repr has it, on one line: words may be long, and hold controls."""
+    start = token[:_MOST_CHARS_SHOWN]
+    shown = start if start.isprintable() else repr(start)[1:-1]
+    return shown if start == token else f"{shown}.."
 
 
 def _plain_fields(record: Record) -> list[object]:

@@ -108,6 +108,28 @@ def parse_line(line: str, unique_id: int, pairs: bool = True) -> Example:
     return Example(unique_id, text_a, text_b, start, carriage_returns)
 
 
+def to_pair(text_a: str, text_b: str, unique_id: int) -> Example:
+    """Makes an example of two texts that are known, whatever bars they hold.
+
+    It is what `parse_line` makes of "text_a ||| text_b", positions in that line
+    included, but for where the line would be separated.
+
+    Args:
+      text_a: the first text.
+      text_b: the second one.
+      unique_id: the pair's index in the whole input.
+    """
+    stripped_a, stripped_b = text_a.lstrip(), text_b.rstrip()
+    start = len(text_a) - len(stripped_a)
+    carriage_returns = None
+    if "\r" in stripped_a or "\r" in stripped_b:
+        carriage_returns = CarriageReturns(f"{text_a}{_SEPARATOR}{text_b}")
+        start -= text_a.count("\r", 0, start)
+        stripped_a = stripped_a.replace("\r", "")
+        stripped_b = stripped_b.replace("\r", "")
+    return Example(unique_id, stripped_a, stripped_b, start, carriage_returns)
+
+
 def parse_long_line(line: LongLine, unique_id: int, pairs: bool = True) -> Example:
     """Does what `parse_line` does, without ever having the whole line as a str."""
     returns = line if line.has_carriage_return else None
