@@ -8,7 +8,7 @@
 At most two windows are in flight, so memory does not grow with the corpus.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -324,7 +324,7 @@ class Engine:
         summary: Summary,
         keeps_line: bool = False,
         may_pause: bool = False,
-    ) -> Iterator[tuple[Sequence[Features], Encoded, bool]]:
+    ) -> Generator[tuple[Sequence[Features], Encoded, bool], None, None]:
         """Sends examples through the model.
 
         Args:

@@ -1,16 +1,20 @@
 """FeatureExtractor: a checkpoint in memory, for Python; the command does the same."""
 
+import contextlib
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import threading
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from types import TracebackType
 from typing import Any
 
 from bert_extract.engine import Engine
-from bert_extract.errors import ArgumentTypeError
+from bert_extract.errors import ArgumentTypeError, BertExtractError
 from bert_extract.jobs import run_job
 from bert_extract.options import Job, Options
 from bert_extract.output.json_lines import Record, check_finite, join_parts
-from bert_extract.progress import Summary, summarizing
+from bert_extract.progress import RecordBar, Summary, summarizing
 from bert_extract.text.examples import Example, parse_line, to_pair
 
 # A line as an input file has it, or a pair.
@@ -23,6 +27,9 @@ class FeatureExtractor:
     >>> extractor = FeatureExtractor.from_model_dir("uncased_L-12_H-768_A-12")
     >>> for record in extractor.extract(["the bank", ("Who was he ?", "A puppeteer")]):
     ...     print(record.tokens, record.vectors.shape)
+
+    Any number of threads may use it at once, each with iterators of its own. As a
+    context manager it is closed at the end.
 
     Attributes:
       options: what the vectors are.
@@ -50,8 +57,11 @@ class FeatureExtractor:
                 f"({type(options).__name__})"
             )
         self.options = options if options is not None else Options(**fields)
-        self._engine = Engine(self.options)
+        self._engine = Engine(self.options)  # until it is closed
         self._engine.load()
+        self._lock = threading.Lock()
+        # What `extract` began, until somebody drops it.
+        self._runs: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
     @classmethod
     def from_model_dir(
@@ -68,7 +78,34 @@ class FeatureExtractor:
         """
         return cls(model_dir=model_dir, **fields)
 
-    def extract(self, lines: Iterable[Line]) -> Iterator[Record]:
+    def __enter__(self) -> "FeatureExtractor":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the weights, and ends the threads of what `extract` began.
+
+        To take another record from that is an error afterwards: none is missing
+        without a word.
+        """
+        with self._lock:
+            vars(self).pop("_engine", None)
+            runs = list(self._runs)
+        for run in runs:
+            # One that another thread waits in at this moment ends with its next record.
+            with contextlib.suppress(ValueError):
+                run.close()
+
+    def extract(
+        self, lines: Iterable[Line], *, progress: bool | None = None
+    ) -> Iterator[Record]:
         """Yields one record a line, in order, lazily.
 
         Args:
@@ -79,34 +116,57 @@ class FeatureExtractor:
             They are taken ahead, in another thread, up to some fifty thousand tokens,
             so that batches are full; but if there are no more for a second, those
             that were taken are computed.
+          progress: whether a bar shows how many there are; by default in a notebook.
 
         Raises:
           ArgumentTypeError: lines is one text, or one of them is neither a str nor a
             tuple of two.
           NotFiniteError: the model computed NaN or infinity.
           BertExtractError: this process was forked from the one that the extractor
-            was made in.
+            was made in, or the extractor is closed.
         """
         if isinstance(lines, (str, bytes)) or not isinstance(lines, Iterable):
             raise ArgumentTypeError(
                 "extract takes several texts, as in extract([text]); found "
                 f"{reprlib.repr(lines)} ({type(lines).__name__})"
             )
-        return self._extract(lines)
+        return self._extract(lines, self._opened(), progress)
 
-    def _extract(self, lines: Iterable[Line]) -> Iterator[Record]:
-        pairs = self.options.pairs
-        examples = (_to_example(i, line, pairs) for i, line in enumerate(lines))
-        parts: list[Record] = []  # of one line
+    def _opened(self) -> Engine:
+        try:
+            return self._engine
+        except AttributeError:
+            raise BertExtractError(
+                "this FeatureExtractor is closed, and so is what was begun with it; "
+                "take all records before the end of its `with`, or make another one"
+            ) from None
+
+    def _extract(
+        self, lines: Iterable[Line], engine: Engine, progress: bool | None
+    ) -> Iterator[Record]:
+        wanted = _Wanted(lines, self.options.pairs)
         # What has no length may be made while it is taken.
         may_pause = not isinstance(lines, Sized)
-        groups = self._engine.run(examples, _checked, Summary(), may_pause=may_pause)
-        for _, records, _ in groups:
-            for record in records:
-                parts.append(record)
-                if record.is_last:
-                    yield join_parts(parts)
-                    parts.clear()
+        groups = engine.run(wanted.examples(), _checked, Summary(), may_pause=may_pause)
+        with self._lock:
+            self._opened()
+            self._runs.add(groups)
+        num_lines = len(lines) if isinstance(lines, Sized) else None
+        bar = RecordBar(num_lines, progress)
+        parts: list[Record] = []  # of one line
+        try:
+            for _, records, _ in groups:
+                for record in records:
+                    parts.append(record)
+                    if record.is_last:
+                        bar.count()
+                        yield join_parts(parts)
+                        parts.clear()
+                        self._opened()
+        finally:
+            wanted.stop()
+            groups.close()
+            bar.close()
 
     def extract_file(self, input_file: str, output_file: str, **fields: Any) -> Summary:
         """Writes one output for the input; it appears when it is complete.
@@ -139,9 +199,30 @@ class FeatureExtractor:
         Raises:
           BertExtractError: the job cannot be done, or its only output failed.
         """
+        engine = self._opened()
         with summarizing(self.options, job) as summaries:
-            run_job(self._engine, job, summaries)
+            run_job(engine, job, summaries)
         return summaries
+
+
+class _Wanted:
+    """Lines as examples, for as long as anybody takes records of them."""
+
+    def __init__(self, lines: Iterable[Line], pairs: bool) -> None:
+        self._lines = lines
+        self._pairs = pairs
+        self._is_stopped = False
+
+    def examples(self) -> Iterator[Example]:
+        """Yields them; another thread takes them."""
+        for index, line in enumerate(self._lines):
+            if self._is_stopped:
+                return
+            yield _to_example(index, line, self._pairs)
+
+    def stop(self) -> None:
+        """Ends it before the next line: the source may be slow, or endless."""
+        self._is_stopped = True
 
 
 def _to_example(index: int, line: Line, pairs: bool) -> Example:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -24,6 +25,8 @@ from bert_extract.version import __version__
 
 # Between two lines of a log that nobody watches, in seconds.
 _LOG_SECONDS = 60.0
+# What takes less shows no bar of records.
+_BAR_SECONDS = 0.5
 # The output's size is estimated when so much of the input is done, or so many bytes
 # are written: from fewer lines it would be a guess.
 _ESTIMATE_AT_SHARE = 0.01
@@ -242,8 +245,52 @@ def _installed_version(distribution: str) -> str | None:
         return None  # TensorFlow is also built under other names
 
 
+def is_notebook() -> bool:
+    """Whether this process works for a notebook."""
+    # Not imported: where there is a notebook, it is there.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _bar_class() -> Any:
+    """The bar that the screen can show: a widget in a notebook that has widgets."""
+    if is_notebook() and importlib.util.find_spec("ipywidgets") is not None:
+        from tqdm.notebook import tqdm as notebook_bar
+
+        return notebook_bar
+    return tqdm
+
+
+class RecordBar:
+    """A bar of records, for Python."""
+
+    def __init__(self, num_records: int | None, is_wanted: bool | None) -> None:
+        """Makes one; what is done at once shows none.
+
+        Args:
+          num_records: how many there will be; None if nobody knows.
+          is_wanted: whether there is a bar at all; None: in a notebook.
+        """
+        self._bar: Any = None
+        if is_notebook() if is_wanted is None else is_wanted:
+            self._bar = _bar_class()(
+                total=num_records, unit=" records", delay=_BAR_SECONDS, file=sys.stderr
+            )
+
+    def count(self) -> None:
+        """One more is there."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
 class Progress:
-    """A bar on a terminal, a line now and then in a log."""
+    """A bar on a terminal or in a notebook, a line now and then in a log."""
 
     def __init__(self, summary: Summary, input_bytes: int | None) -> None:
         """Starts the clock.
@@ -256,11 +303,11 @@ class Progress:
         self._input_bytes = input_bytes
         self._start = self._last_log = time.monotonic()
         self.has_estimated = not input_bytes  # or cannot
-        is_watched = sys.stderr.isatty() and logging.level_info()
+        is_watched = is_notebook() or (sys.stderr.isatty() and logging.level_info())
         known = "{percentage:3.0f}%|{bar}| "
-        self._bar: tqdm[Any] | None = None
+        self._bar: Any = None
         if is_watched:
-            self._bar = tqdm(
+            self._bar = _bar_class()(
                 total=input_bytes,
                 bar_format=(known if input_bytes else "")
                 + "{desc} [{elapsed}"

@@ -1,13 +1,17 @@
 """The Python API: the command line is a thin shell over it."""
 
 import dataclasses
+import gc
+import itertools
 import os
 import re
 import signal
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,13 @@ from bert_extract import (
 )
 from bert_extract.options import Job
 from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
-from support.running import files_of, flags_for, options_for, write_random_model
+from support.running import (
+    files_of,
+    flags_for,
+    options_for,
+    real_lines,
+    write_random_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +288,86 @@ def test_lines_may_be_made_of_the_records_before(extractor: FeatureExtractor) ->
 
 
 @pytest.mark.usefixtures("no_thread_is_left")
+@pytest.mark.parametrize("is_sized", [True, False])
+def test_a_slow_source_is_left_alone_when_nobody_takes_records(
+    extractor: FeatureExtractor, is_sized: bool
+) -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.num_taken = 0
+
+        def __iter__(self) -> Iterator[str]:
+            # Many at once, so that there is a record, and then one now and then.
+            while True:
+                self.num_taken += 1
+                yield "the river bank is wet"
+                if self.num_taken > 10_000:
+                    time.sleep(0.01)
+
+    class SlowAndSized(Slow):
+        def __len__(self) -> int:
+            return 1 << 40
+
+    slow = SlowAndSized() if is_sized else Slow()
+    for _ in extractor.extract(slow):
+        break
+    time.sleep(0.1)
+    num_taken = slow.num_taken
+    time.sleep(0.1)
+    assert slow.num_taken == num_taken
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_a_closed_extractor_lets_go_and_loses_no_record_in_silence(
+    tiny_bert: Path,
+) -> None:
+    with FeatureExtractor(options_for(tiny_bert, layers="-1")) as extractor:
+        done = list(extractor.extract(["the river"]))
+        begun = extractor.extract(["the river bank"] * 50_000)
+        next(begun)  # its threads are at work, and end though it is kept
+        untouched = extractor.extract(["the river"])
+        engine = weakref.ref(extractor._engine)
+    assert len(done) == 1
+    is_closed = "this FeatureExtractor is closed"
+    with pytest.raises(BertExtractError, match=is_closed):
+        next(begun)
+    with pytest.raises(BertExtractError, match=is_closed):
+        next(untouched)
+    with pytest.raises(BertExtractError, match=is_closed):
+        extractor.extract(["the river"])
+    with pytest.raises(BertExtractError, match=is_closed):
+        extractor.extract_file("in.txt", "out.jsonl")
+    extractor.close()  # once more does nothing
+    deadline = time.monotonic() + 20
+    while engine() is not None:  # a thread may be inside its last batch
+        assert time.monotonic() < deadline
+        gc.collect()
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+def test_closing_ends_what_another_thread_waits_for(tiny_bert: Path) -> None:
+    extractor = FeatureExtractor(options_for(tiny_bert, layers="-1"))
+    said: list[str] = []
+    is_begun = threading.Event()
+
+    def take() -> None:
+        try:
+            for _ in extractor.extract(itertools.repeat("the river")):
+                is_begun.set()
+        except BertExtractError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert is_begun.wait(20)
+    extractor.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(said) == 1
+    assert "is closed" in said[0]
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_an_error_of_the_lines_comes_through(extractor: FeatureExtractor) -> None:
     def broken() -> Iterator[str]:
         yield "the river"
@@ -346,6 +436,50 @@ def test_the_command_writes_the_same_bytes(
     assert cli.main(["bert-extract", *flags]) == 0
     command = (tmp_path / "command.jsonl").read_bytes()
     assert (tmp_path / "api.jsonl").read_bytes() == command
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layers": "embeddings,-1"},
+        {"unit": "word", "long_text": "window", "max_seq_length": 16, "layers": -1},
+    ],
+)
+def test_threads_tuples_and_the_command_give_the_same_bits(
+    minilm_dir: Path, golden_dir: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    text = (golden_dir / "input.txt").read_text("utf-8").split("\n")[:-1] + real_lines()
+    assert len(text) > 230
+    input_file, output_file = tmp_path / "in.txt", tmp_path / "out.h5"
+    input_file.write_bytes("".join(f"{line}\n" for line in text).encode())
+    options: dict[str, Any] = {"model_dir": minilm_dir, "offsets": True, **fields}
+    flags = {"input_file": input_file, "output_file": output_file, "verbosity": -1}
+    arguments = [f"--{name}={value}" for name, value in {**options, **flags}.items()]
+    assert cli.main(["bert-extract", *arguments]) == 0
+    written = list(read_features(output_file))
+    assert len(written) == len(text)
+
+    def split(line: str) -> str | tuple[str, str]:
+        text_a, bars, text_b = line.strip().rpartition(" ||| ")
+        return (text_a, text_b) if bars else line
+
+    with FeatureExtractor(**options) as extractor, ThreadPoolExecutor(4) as pool:
+        assert list(extractor.extract(text)) == written
+        # Each thread its own lines, all at the same time.
+        shares = [range(number, len(text), 4) for number in range(4)]
+        takes = [
+            pool.submit(lambda s: [*extractor.extract([text[i] for i in s])], share)
+            for share in shares
+        ]
+        for share, take in zip(shares, takes, strict=True):
+            for i, record in zip(share, take.result(), strict=True):
+                assert dataclasses.replace(record, linex_index=i) == written[i]
+        pairs = [split(line) for line in text]
+        assert sum(isinstance(pair, tuple) for pair in pairs) == 7
+        for as_tuple, as_line in zip(extractor.extract(pairs), written, strict=True):
+            # Offsets are those of the line without the spaces around it.
+            plain = dataclasses.replace(as_tuple, offsets=as_line.offsets)
+            assert plain == as_line
 
 
 def test_a_job_can_have_an_output_for_each_input(

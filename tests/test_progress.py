@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,68 @@ def test_no_bar_where_only_errors_are_wanted(
     shown.update(50)
     shown.close()
     assert terminal.getvalue() == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What IPython is in the process of a notebook."""
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+
+
+@pytest.mark.usefixtures("notebook")
+def test_a_notebook_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch, log: LogLines, clock: list[float]
+) -> None:
+    screen = io.StringIO()  # no terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    logging.set_verbosity(logging.WARNING)  # as it is in Python
+    shown = Progress(Summary(num_lines=9, num_tokens=100), 200)
+    clock[0] += 10
+    shown.update(100)
+    shown.close()
+    assert "9 lines, 10 tokens/s" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("is_wanted", "shell", "shown"),
+    [
+        (None, {"IPKernelApp": {}}, True),
+        (None, {"TerminalIPythonApp": {}}, False),
+        (None, None, False),
+        (True, None, True),
+        (False, {"IPKernelApp": {}}, False),
+    ],
+)
+def test_a_bar_of_records_is_for_notebooks(
+    monkeypatch: pytest.MonkeyPatch,
+    is_wanted: bool | None,
+    shell: dict[str, Any] | None,
+    shown: bool,
+) -> None:
+    ipython = types.SimpleNamespace(
+        get_ipython=lambda: shell and types.SimpleNamespace(config=shell)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setattr(progress, "_BAR_SECONDS", 0)
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = progress.RecordBar(2, is_wanted)
+    bar.count()
+    bar.count()
+    bar.close()
+    assert ("2/2" in screen.getvalue()) == shown
+
+
+def test_what_is_done_at_once_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = progress.RecordBar(None, True)
+    bar.count()
+    bar.close()
+    assert screen.getvalue() == ""
 
 
 @pytest.mark.parametrize(
