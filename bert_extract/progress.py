@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bert_extract import guard
 from bert_extract.errors import OutputError
-from bert_extract.inputs.features import Features
+from bert_extract.inputs.features import Features, Words
 from bert_extract.options import Job, Options
 from bert_extract.output.writers import descriptor_of
 from bert_extract.version import __version__
@@ -77,14 +77,11 @@ class Summary:
         self.num_truncated += features.is_truncated
         self.num_truncated_pairs += features.is_truncated and features.is_pair
         part = features.part
-        if part is None:
-            self.num_lines += 1
-            return
         self.num_lines += part.is_last
         self.num_windowed += part.is_windowed and part.is_last
-        if part.words is not None:
-            self.num_words_without_vector += part.words.num_without_vector
-            self.num_words_cut += part.words.num_cut
+        if isinstance(part.entries, Words):
+            self.num_words_without_vector += part.entries.num_without_vector
+            self.num_words_cut += part.entries.num_cut
 
     @property
     def tokens_per_second(self) -> float:

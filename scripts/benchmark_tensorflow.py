@@ -35,7 +35,12 @@ from benchmark_worker import (
 )
 from bert_extract import FeatureExtractor
 from bert_extract.inputs import batching
-from bert_extract.inputs.features import Features, to_features
+from bert_extract.inputs.features import (
+    Features,
+    LinePart,
+    TakenTokens,
+    to_features,
+)
 from bert_extract.progress import Summary
 from bert_extract.text.examples import parse_line
 from bert_extract.tokenization.tokenizer import Tokenizer
@@ -116,8 +121,9 @@ class _Encoder:
         shape = (NUM_FULL_LINES, MAX_SEQ_LENGTH)
         all_ids = rng.integers(0, self._engine.config.vocab_size, shape, np.int32)
         token_type_ids = np.zeros(MAX_SEQ_LENGTH, np.int32)
+        part = LinePart(TakenTokens(0, MAX_SEQ_LENGTH))
         window = [
-            Features(number, input_ids, token_type_ids, False, False)
+            Features(number, input_ids, token_type_ids, False, False, part)
             for number, input_ids in enumerate(all_ids)
         ]
         return self._encode(self._cut(window))

@@ -26,8 +26,21 @@ MAX_CHARS_CUT_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True, slots=True)
+class TakenTokens:
+    """Tokens of the model input, each of which is an entry."""
+
+    start: int  # the first one's position in input_ids; it may be [CLS]
+    end: int  # one behind the last one, which may be [SEP]
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries the part gives."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
-    """The words that a part of a line gives."""
+    """Words, each of which is an entry."""
 
     tokens: tuple[str, ...]  # as they stand in the line
     texts: tuple[str, ...] | None  # "a" or "b" for each word of a pair
@@ -39,19 +52,38 @@ class Words:
     num_without_vector: int = 0  # words of which the model saw nothing
     num_cut: int = 0  # words of which the model saw only the beginning
 
+    @property
+    def num_entries(self) -> int:
+        """How many entries the part gives."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Tokens of the model input that are pooled; the whole line is one entry."""
+
+    start: int  # the first one's position in input_ids; it may be [CLS]
+    end: int  # one behind the last one, which may be [SEP]
+    is_complete: bool = True  # the line ends with them, and the part gives its entry
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries the part gives."""
+        return int(self.is_complete)
+
+
+Entries = TakenTokens | Words | Sentence
+
 
 @dataclass(frozen=True, slots=True)
 class LinePart:
-    """What a model input gives, where that is not each of its tokens, and no more."""
+    """What a model input gives to the record of its line, and where in that."""
 
+    entries: Entries
     number: int = 0  # of the line's parts, from 0; its record begins with the first
     is_last: bool = True  # the line's record ends with it
     position: int = 0  # entries of the line in the parts before it
     is_windowed: bool = False  # the line took more than one window
-    num_entries: int = 0
-    # The tokens of input_ids that are meant, [CLS] and [SEP] included where they are.
-    taken: tuple[int, int] | None = None  # from which on to which; None: all
-    words: Words | None = None
     # Of each entry: characters of the line as it stands in the file; -1: nothing there.
     offsets: NDArray[np.int64] | None = None  # [num_entries, 2]
 
@@ -73,21 +105,18 @@ class Features:
     token_type_ids: NDArray[np.int32]  # [num_tokens], 0 up to the first [SEP], then 1
     is_truncated: bool  # wordpieces were left out to keep to max_seq_length
     is_pair: bool  # text_b gave wordpieces, even if truncation left none of them
-    # None: each token is an entry, and they are the record.
-    part: LinePart | None = None
+    part: LinePart
     line: str | None = None  # the line's text, if it was asked for
 
     @property
     def is_last(self) -> bool:
         """Whether the line ends with it."""
-        return self.part is None or self.part.is_last
+        return self.part.is_last
 
     @property
     def size(self) -> int:
         """Tokens or entries, whichever are more: what it takes to go through all."""
-        if self.part is None:
-            return len(self.input_ids)
-        return max(len(self.input_ids), self.part.num_entries)
+        return max(len(self.input_ids), self.part.entries.num_entries)
 
 
 def to_features(
@@ -101,7 +130,7 @@ def to_features(
       max_seq_length: the most tokens of an example, special ones included.
 
     Returns:
-      One Features an example, in order.
+      One Features an example, in order; each gives all of its tokens.
 
     Raises:
       OptionsError: max_seq_length has no room for [CLS] and [SEP], or for the
@@ -219,6 +248,8 @@ def lay_out(
 ) -> Features:
     """Puts an example's wordpieces, as many as there is room for, between [CLS], [SEP].
 
+    They are one part, which gives each of its tokens.
+
     Args:
       unique_id: the example's.
       ids_a: int32 [num_wordpieces] of text_a.
@@ -243,5 +274,10 @@ def lay_out(
         token_type_ids[num_a + 2 :] = 1
     is_truncated = num_a + num_b < len(ids_a) + len(ids_b)
     return Features(
-        unique_id, input_ids, token_type_ids, is_truncated, is_pair=len(ids_b) > 0
+        unique_id,
+        input_ids,
+        token_type_ids,
+        is_truncated,
+        is_pair=len(ids_b) > 0,
+        part=LinePart(TakenTokens(0, num_tokens)),
     )

@@ -18,6 +18,8 @@ from bert_extract.inputs.features import (
     MAX_CHARS_CUT_AT_ONCE,
     Features,
     LinePart,
+    Sentence,
+    TakenTokens,
     Words,
     beginning,
     kept_lengths,
@@ -81,6 +83,8 @@ def to_parts(
     """
     if layout.is_plain:
         lines = to_features(examples, tokenizer, layout.max_seq_length)
+        if layout.unit == "sentence":
+            lines = [_as_sentence(features) for features in lines]
         if layout.keeps_line:
             lines = [
                 replace(features, line=line_of(example))
@@ -112,10 +116,10 @@ def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
     position = 0
     for number, (features, is_last) in enumerate(_with_last(parts)):
         is_first = number == 0
-        if is_first and is_last and features.part is None:
+        if is_first and is_last:
             yield features
             return
-        part = features.part or LinePart()
+        part = features.part
         yield replace(
             features,
             # Said once a line.
@@ -124,7 +128,7 @@ def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
             line=features.line if is_first else None,
             part=replace(part, number=number, is_last=is_last, position=position),
         )
-        position += part.num_entries
+        position += part.entries.num_entries
 
 
 class _Line:
@@ -178,9 +182,11 @@ class _Line:
             if num_b:
                 offsets[num_a + 2 : -1] = self._offsets("b", start_b.part(0, num_b))
             if self._layout.unit == "sentence":
-                offsets = _whole(offsets)
-            part = LinePart(offsets=offsets, num_entries=len(offsets))
-            yield replace(features, part=part)
+                yield _as_sentence(features, _whole(offsets))
+            else:
+                yield replace(features, part=replace(features.part, offsets=offsets))
+        elif self._layout.unit == "sentence":
+            yield _as_sentence(features)
         else:
             yield features
 
@@ -207,10 +213,7 @@ class _Line:
             offsets[1:-1] = self._offsets("a", window.wordpieces)
             offsets = offsets[start:end]
         part = LinePart(
-            is_windowed=self._is_windowed,
-            num_entries=end - start,
-            taken=(start, end),
-            offsets=offsets,
+            TakenTokens(start, end), is_windowed=self._is_windowed, offsets=offsets
         )
         return replace(features, part=part)
 
@@ -223,9 +226,8 @@ class _Line:
             last_position = int(of_window[-1, 1]) if len(of_window) else -1
             offsets = np.array([[self._first_position, last_position]])
         part = LinePart(
+            Sentence(*_taken_tokens(window), is_complete=window.is_last),
             is_windowed=self._is_windowed,
-            num_entries=int(window.is_last),
-            taken=_taken_tokens(window),
             offsets=offsets if window.is_last else None,
         )
         return replace(features, part=part)
@@ -292,12 +294,7 @@ class _Line:
             num_without_vector=len(counts) - int(np.count_nonzero(counts)),
             num_cut=sum(chunk.num_cut for chunk in chunks),
         )
-        part = LinePart(
-            is_windowed=self._is_windowed,
-            num_entries=len(spans),
-            words=words,
-            offsets=offsets,
-        )
+        part = LinePart(words, is_windowed=self._is_windowed, offsets=offsets)
         return replace(features, part=part)
 
     def _tokens(self, chunk: "_Chunk") -> list[str]:
@@ -432,6 +429,14 @@ def _taken_tokens(window: Window) -> tuple[int, int]:
     """Which tokens of the model input a window gives: [CLS] and [SEP] once a line."""
     start, end = window.taken
     return start + (not window.is_first), end + (2 if window.is_last else 1)
+
+
+def _as_sentence(
+    features: Features, offsets: NDArray[np.int64] | None = None
+) -> Features:
+    """Makes one entry of all tokens of a line that is one part."""
+    sentence = Sentence(0, len(features.input_ids))
+    return replace(features, part=LinePart(sentence, offsets=offsets))
 
 
 def _whole(offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.inputs.features import Features, LinePart
+from bert_extract.inputs.features import Features, Sentence, TakenTokens, Words
 from bert_extract.model.pooling import Layers, PoolingState, pool_sentence, pool_words
 from bert_extract.options import Options
 from bert_extract.output.json_lines import Record
@@ -76,26 +76,22 @@ class RecordBuilder:
 
     def to_record(self, features: Features, layers: Layers | None) -> Record:
         """Makes the record of a line, or of a part of a long one: see `to_records`."""
-        part = features.part or _WHOLE
+        part = features.part
         if layers is None:
             nothing = np.zeros((0, self._size), np.float32)
             layers = (nothing,) * (max(self._places, default=-1) + 1)
         texts = None
-        if self._options.unit == "word":
-            assert part.words is not None
-            tokens, texts = part.words.tokens, part.words.texts
-            layers = self._word_layers(features, part, layers)
-        elif self._options.unit == "sentence":
-            tokens = self._sentence if part.is_last else ()
-            layers = self._sentence_layers(features, part, layers)
-        else:
-            ids = features.input_ids
-            if part.taken is not None:
-                start, end = part.taken
-                ids = ids[start:end]
+        match part.entries:
+            case TakenTokens(start, end):
+                wordpieces, ids = self._wordpieces, features.input_ids[start:end]
+                tokens = tuple(wordpieces[i] for i in ids.tolist())
                 layers = tuple(layer[start:end] for layer in layers)
-            wordpieces = self._wordpieces
-            tokens = tuple(wordpieces[i] for i in ids.tolist())
+            case Words() as words:
+                tokens, texts = words.tokens, words.texts
+                layers = self._word_layers(features, words, layers)
+            case Sentence() as sentence:
+                tokens = self._sentence if sentence.is_complete else ()
+                layers = self._sentence_layers(features, sentence, layers)
         return Record(
             linex_index=features.unique_id,
             tokens=tokens,
@@ -109,11 +105,7 @@ class RecordBuilder:
             is_last=part.is_last,
         )
 
-    def _word_layers(
-        self, features: Features, part: LinePart, layers: Layers
-    ) -> Layers:
-        words = part.words
-        assert words is not None
+    def _word_layers(self, features: Features, words: Words, layers: Layers) -> Layers:
         layers, after = pool_words(
             layers,
             words.ranges,
@@ -126,21 +118,18 @@ class RecordBuilder:
         return layers
 
     def _sentence_layers(
-        self, features: Features, part: LinePart, layers: Layers
+        self, features: Features, sentence: Sentence, layers: Layers
     ) -> Layers:
         layers, after = pool_sentence(
             layers,
-            _wordpiece_rows(features, part),
+            _wordpiece_rows(features, sentence),
             self._options.sentence_pooling,
-            None if part.is_first else self._handover.take(features),
-            is_last=part.is_last,
+            None if features.part.is_first else self._handover.take(features),
+            is_last=sentence.is_complete,
         )
         if after is not None:
             self._handover.leave(features, after)
         return layers
-
-
-_WHOLE = LinePart()
 
 
 class _Handover:
@@ -152,19 +141,19 @@ class _Handover:
         # before that one failed.
         self._left: dict[tuple[int, int], PoolingState | None] = {}
 
-    def leave(self, part: Features, state: PoolingState | None) -> None:
+    def leave(self, features: Features, state: PoolingState | None) -> None:
         """Leaves what a part has for the one after it, or None to let that one fail."""
         with self._changed:
-            self._left[part.unique_id, _number(part) + 1] = state
+            self._left[features.unique_id, features.part.number + 1] = state
             self._changed.notify_all()
 
-    def take(self, part: Features) -> PoolingState:
+    def take(self, features: Features) -> PoolingState:
         """Waits for what the part before a part has left for it.
 
         Raises:
           PoolingAbortedError: that one failed.
         """
-        key = (part.unique_id, _number(part))
+        key = (features.unique_id, features.part.number)
         with self._changed:
             self._changed.wait_for(lambda: key in self._left)
             state = self._left.pop(key)
@@ -178,19 +167,14 @@ class _Handover:
             self.leave(last, None)
 
 
-def _number(features: Features) -> int:
-    return 0 if features.part is None else features.part.number
-
-
-def _wordpiece_rows(features: Features, part: LinePart) -> list[slice]:
+def _wordpiece_rows(features: Features, sentence: Sentence) -> list[slice]:
     """The tokens that are neither [CLS] nor [SEP]."""
     num_tokens = len(features.input_ids)
-    start, end = part.taken or (0, num_tokens)
     num_second = int(np.count_nonzero(features.token_type_ids))
     if num_second:  # [CLS] a [SEP] b [SEP]; a pair has no windows
         num_first = num_tokens - num_second
         return [slice(1, num_first - 1), slice(num_first, num_tokens - 1)]
-    return [slice(max(start, 1), min(end, num_tokens - 1))]
+    return [slice(max(sentence.start, 1), min(sentence.end, num_tokens - 1))]
 
 
 def _spans(offsets: NDArray[np.int64]) -> tuple[tuple[int, int] | None, ...]:

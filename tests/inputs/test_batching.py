@@ -15,7 +15,7 @@ from bert_extract.inputs.batching import (
     to_batch,
     windows,
 )
-from bert_extract.inputs.features import Features, LinePart
+from bert_extract.inputs.features import Features, LinePart, TakenTokens
 
 NO_IDS = np.empty(0, np.int32)
 
@@ -23,7 +23,8 @@ NO_IDS = np.empty(0, np.int32)
 def line(num_tokens: int, unique_id: int = 0) -> Features:
     input_ids = np.arange(1, num_tokens + 1, dtype=np.int32)
     token_type_ids = (input_ids > 2).astype(np.int32)
-    return Features(unique_id, input_ids, token_type_ids, False, False)
+    part = LinePart(TakenTokens(0, num_tokens))
+    return Features(unique_id, input_ids, token_type_ids, False, False, part)
 
 
 def parts(
@@ -33,9 +34,9 @@ def parts(
     for unique_id, num_parts in enumerate(nums, first_id):
         for number in range(num_parts):
             part = LinePart(
+                TakenTokens(0, num_entries),
                 number=number,
                 is_last=number == num_parts - 1,
-                num_entries=num_entries,
             )
             yield Features(unique_id, NO_IDS, NO_IDS, False, False, part)
 
@@ -130,7 +131,7 @@ def test_of_the_last_window_a_quarter_is_apart(
 
 
 def test_entries_without_a_token_fill_a_window_too() -> None:
-    zeros = replace(line(0), part=LinePart(num_entries=1000))
+    zeros = replace(line(0), part=LinePart(TakenTokens(0, 1000)))
     sizes = [len(window) for window in windows([zeros] * 64, max_tokens=16_000)]
     assert sizes == [1, 2, 2, 2, 1]
 
