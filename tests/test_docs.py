@@ -30,6 +30,7 @@ README, CONFIGS, OUTPUT, CODE, *OTHERS = (
         "configs/README.md",
         "bert_extract/output/README.md",
         "bert_extract/README.md",
+        "bert_extract/model/README.md",
         "scripts/README.md",
         "tests/README.md",
         "CONTRIBUTING.md",
