@@ -1,32 +1,21 @@
-"""Flags -> Options and Job -> FeatureExtractor; exit codes."""
+"""Flags -> Options and Job -> a run, and what is said of it."""
 
-import contextlib
 import dataclasses
-import os
-import signal
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import IO, Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from absl import flags
 
-from bert_extract import logs
+from bert_extract import logs, process
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.model import arithmetic
 from bert_extract.options import Job, Options, help_of
 from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
+from bert_extract.process import EXIT_CLOSED_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from bert_extract.progress import Summary, summarizing
 from bert_extract.version import __version__
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-# What a shell reports of a command that SIGPIPE ended.
-EXIT_CLOSED_PIPE = 141
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _USAGE = """\
 Writes per-token BERT vectors of text lines to JSONL.
@@ -164,35 +153,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"{error} (--help lists the flags)", EXIT_USAGE)
     if values["help"].value:
         print(help_text(), end="")
-        return 0
+        return EXIT_DONE
     if values["version"].value:
         print(f"bert-extract {__version__}")
-        return 0
-    if positional:
-        return _complain(
-            f"every argument is a flag, as in --input_file=FILE; found "
-            f"{positional[0]!r} (--help lists the flags)",
-            EXIT_USAGE,
-        )
-    if values["use_tpu"].value:
-        return _complain(
-            "--use_tpu=true: this tool runs on GPU and CPU; leave the flag out",
-            EXIT_USAGE,
-        )
-    options = _from_flags(Options, values)
-    misplaced = _misplaced(options, values)
-    if misplaced:
-        return _complain(misplaced, EXIT_USAGE)
-    job = _from_flags(Job, values)
+        return EXIT_DONE
+    options, job = _from_flags(Options, values), _from_flags(Job, values)
+    misuse = _misuse(positional, values) or _misplaced(options, values)
+    if misuse:
+        return _complain(misuse, EXIT_USAGE)
     try:
         if values["only_check_args"].value:
             options.check()
             job.check()
-            return 0
+            return EXIT_DONE
         with logs.logging_as_asked(values):
             return _run(options, job, values.flagfiles)
     except OptionsError as error:
         return _complain(str(error), EXIT_USAGE)
+
+
+def _misuse(positional: Sequence[str], values: flags.FlagValues) -> str:
+    """What to say of arguments that are no flags, and of a TPU; or ""."""
+    if positional:
+        return (
+            f"every argument is a flag, as in --input_file=FILE; found "
+            f"{positional[0]!r} (--help lists the flags)"
+        )
+    if values["use_tpu"].value:
+        return "--use_tpu=true: this tool runs on GPU and CPU; leave the flag out"
+    return ""
 
 
 def _misplaced(options: Options, values: flags.FlagValues) -> str:
@@ -218,12 +207,7 @@ def _from_flags(options_class: Any, values: flags.FlagValues) -> Any:
 
 
 def _run(options: Options, job: Job, flagfiles: Sequence[str]) -> int:
-    _Stopped.last = None
-    for number in _STOP_SIGNALS:
-        # A shell without job control starts "command &" with SIGINT ignored, and
-        # nobody may be stopped by what they ignore.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _stop)
+    process.stop_on_signals()
     summaries: list[Summary] = []
     try:
         with summarizing(options, job, flagfiles) as summaries:
@@ -231,30 +215,25 @@ def _run(options: Options, job: Job, flagfiles: Sequence[str]) -> int:
     except OptionsError as error:
         return _complain(str(error), EXIT_USAGE)
     except BertExtractError as error:
-        _complain(str(error), EXIT_FAILED)
-        _say_how_to_go_on(summaries)
-        return EXIT_FAILED
+        return _fail(str(error), summaries)
     except MemoryError:
-        _complain(
+        return _fail(
             "there is not enough memory: give the job more, or fewer --num_threads, "
             "fewer --layers or a smaller --max_seq_length",
-            EXIT_FAILED,
+            summaries,
         )
-        _say_how_to_go_on(summaries)
-        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_CLOSED_PIPE
-    except _Stopped as stopped:
-        return _die_of(stopped.number, summaries)
+    except process.Stopped as stopped:
+        _fail(str(stopped), summaries)
+        return process.die_of(stopped)
     failed = [summary for summary in summaries if summary.error]
     if failed:
         names = ", ".join(summary.output_file for summary in failed)
-        _complain(
-            f"{len(failed)} of {len(summaries)} outputs failed: {names}", EXIT_FAILED
+        return _fail(
+            f"{len(failed)} of {len(summaries)} outputs failed: {names}", failed
         )
-        _say_how_to_go_on(failed)
-        return EXIT_FAILED
-    return 0
+    return EXIT_DONE
 
 
 def _run_job(
@@ -262,71 +241,21 @@ def _run_job(
 ) -> None:
     options.check()
     job.check()
-    with _silence(), _no_search_for_a_temporary_folder():
+    with process.silent_imports():
         arithmetic.choose_kernels()
         # Only now: TensorFlow takes seconds to import, and `--help` none.
-        _import_tensorflow()
+        process.import_tensorflow()
 
         from bert_extract.engine import Engine
         from bert_extract.jobs import run_job
 
-    if _Stopped.last is not None:  # some library's import caught it
-        raise _Stopped.last
+    process.check_not_stopped()
     run_job(Engine(options), job, summaries, flagfiles)
 
 
-def _import_tensorflow() -> None:
-    """Imports it, for what it says meanwhile.
-
-    Raises:
-      BertExtractError: it cannot be loaded. What Python raises then depends on which of
-        its libraries comes first.
-    """
-    try:
-        import tensorflow as tf
-
-        try:
-            import tensorflow_text  # noqa: F401 - the import is all
-        except tf.errors.OpError as error:
-            raise ImportError(error.message) from error
-    except (ImportError, MemoryError, OSError, SystemError) as error:
-        reason = str(error) or type(error).__name__
-        raise BertExtractError(
-            f"TensorFlow cannot be loaded: {reason}. It needs 1 GB of memory, and 3 GB "
-            "of address space (ulimit -v, or a job's limit); if there is as much, "
-            "install bert-extract again, with the versions that it asks for"
-        ) from error
-
-
-class _Stopped(BaseException):
-    """A signal asked for the end. Not an Exception: nobody else may catch it."""
-
-    last: "_Stopped | None" = None
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """The first signal ends the run in order, a second one at once."""
-    for other in _STOP_SIGNALS:
-        if signal.getsignal(other) != signal.SIG_IGN:
-            signal.signal(other, signal.SIG_DFL)
-    _Stopped.last = _Stopped(number)
-    raise _Stopped.last
-
-
-def _die_of(number: int, summaries: Sequence[Summary]) -> int:
-    """Ends as the signal would have, so that shells and schedulers see which it was."""
-    _complain(f"stopped by {signal.Signals(number).name}", 128 + number)
-    _say_how_to_go_on(summaries)
-    sys.stderr.flush()
-    os.kill(os.getpid(), number)
-    return 128 + number
-
-
-def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
+def _fail(message: str, summaries: Sequence[Summary]) -> int:
+    """Says what ended a run, and how each of its outputs can go on."""
+    _say(message)
     for summary in summaries:
         if summary.resumable_lines:
             how = "the same command with --resume goes on after them"
@@ -340,6 +269,7 @@ def _say_how_to_go_on(summaries: Sequence[Summary]) -> None:
                 f"{summary.output_file}.partial holds "
                 f"{summary.resumable_lines:,} lines; {how}"
             )
+    return EXIT_FAILED
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -352,78 +282,9 @@ def _say(message: str) -> None:
     logs.keep(message)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the C++ code of a library that is being imported from standard error.
-
-    TensorFlow's greets with four lines there whatever TF_CPP_MIN_LOG_LEVEL says. They
-    are shown after all if the import fails.
-    """
-    sys.stderr.flush()
-    own_stderr = os.dup(2)
-    with _unnamed_file() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            yield
-        except _Stopped:
-            raise  # nobody asks what it would have said
-        except BaseException:
-            chatter.seek(0)
-            os.write(own_stderr, chatter.read())
-            raise
-        finally:
-            os.dup2(own_stderr, 2)
-            os.close(own_stderr)
-
-
-@contextlib.contextmanager
-def _no_search_for_a_temporary_folder() -> Iterator[None]:
-    """Keeps TensorFlow's import from writing a file to find out where it may.
-
-    It wants to know the folder for temporary files, never uses it, and would fail
-    where there is none.
-    """
-    tempdir = tempfile.tempdir
-    tempfile.tempdir = tempdir or os.curdir
-    try:
-        yield
-    finally:
-        tempfile.tempdir = tempdir
-
-
-def _unnamed_file() -> IO[bytes]:
-    if hasattr(os, "memfd_create"):  # needs no folder that can be written to
-        return open(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()
-
-
-def _open_closed_descriptors() -> None:
-    """Gives the null device to standard streams that the caller closed (2>&-).
-
-    Else the next file that is opened, the output for one, would get the number of
-    standard error, and TensorFlow writes there.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it stays open
-
-
 def run() -> NoReturn:
     """The console script."""
-    _open_closed_descriptors()
-    try:
-        exit_code = main()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # as it is after >&-
-                stream.flush()
-    except BrokenPipeError:  # --help | true
-        exit_code = EXIT_CLOSED_PIPE
-    # Threads may still be inside TensorFlow; nothing of theirs is wanted any more.
-    os._exit(exit_code)
+    process.run_and_exit(main)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ ORDER = (
     "engine",
     "jobs",
     "extractor",
+    "process",
     "parsing",
     "logs",
     "cli",
