@@ -42,7 +42,7 @@ from bert_extract.model.pooling import Layers, mix_layers
 from bert_extract.options import POOLER, Options, resolve_layers
 from bert_extract.output.json_lines import Record
 from bert_extract.output.record_builder import RecordBuilder
-from bert_extract.pipeline import Pipeline
+from bert_extract.pipeline import EncodedGroup, Pipeline
 from bert_extract.progress import Summary
 from bert_extract.text.examples import Example, is_unsplit_pair
 from bert_extract.tokenization.tokenizer import Tokenizer
@@ -324,7 +324,7 @@ class Engine:
         summary: Summary,
         keeps_line: bool = False,
         may_pause: bool = False,
-    ) -> Generator[tuple[Sequence[Features], Encoded, bool], None, None]:
+    ) -> Generator[EncodedGroup[Features, Encoded], None, None]:
         """Sends examples through the model.
 
         Args:
@@ -337,8 +337,7 @@ class Engine:
             wait for others for a second at most. Groups depend on it then.
 
         Yields:
-          The features of a group of consecutive lines and parts of lines, what they
-          were encoded to, and whether a window ends with them.
+          Groups of consecutive lines and parts of lines, in order.
 
         Raises:
           BertExtractError: this process was forked from the one that the engine was
@@ -370,11 +369,12 @@ class Engine:
         features = self._features(source, summary, keeps_line)
         windows = batching.windows(features, self._window_tokens())
         try:
-            for lines, (encoded, num_slots), is_end in pipeline.run(windows):
+            for group in pipeline.run(windows):
+                encoded, num_slots = group.encoded
                 summary.num_slots += num_slots
-                for line in lines:
+                for line in group.lines:
                     summary.count(line)
-                yield lines, encoded, is_end
+                yield EncodedGroup(group.lines, encoded, group.ends_window)
                 devices.check_process()  # whoever took it may have forked
         finally:
             arrivals.close()

@@ -155,8 +155,8 @@ class FeatureExtractor:
         bar = RecordBar(num_lines, progress)
         parts: list[Record] = []  # of one line
         try:
-            for _, records, _ in groups:
-                for record in records:
+            for group in groups:
+                for record in group.encoded:
                     parts.append(record)
                     if record.is_last:
                         bar.count()

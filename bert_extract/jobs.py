@@ -329,11 +329,12 @@ def _write(
         groups = engine.run(
             examples, encode, summary, kind.format.keeps_line, may_pause
         )
-        for lines, buffers, is_end in groups:
+        for group in groups:
+            lines = group.lines
             room.take(lines)
             num_records = sum(line.is_last for line in lines)
-            writer.write(buffers, num_records, is_whole=lines[-1].is_last)
-            if is_end:
+            writer.write(group.encoded, num_records, is_whole=lines[-1].is_last)
+            if group.ends_window:
                 watch.check()  # what is durable can be trusted
                 writer.commit()
             num_lines = summary.resumed_lines + summary.num_lines

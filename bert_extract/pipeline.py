@@ -14,6 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Line = TypeVar("Line")
@@ -24,6 +25,15 @@ Encoded = TypeVar("Encoded")
 _MAX_WINDOWS = 2
 # How long the caller waits before it looks again: signals are handled between waits.
 _POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class EncodedGroup(Generic[Line, Encoded]):
+    """A group of consecutive lines that is done."""
+
+    lines: Sequence[Line]
+    encoded: Encoded  # what became of them
+    ends_window: bool
 
 
 class _Window(Generic[Line, Output, Encoded]):
@@ -97,8 +107,8 @@ class Pipeline(Generic[Line, Output, Encoded]):
 
     def run(
         self, windows: Iterable[Sequence[Sequence[Line]]]
-    ) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
-        """Yields each group's lines, what they were encoded to, and "window done".
+    ) -> Iterator[EncodedGroup[Line, Encoded]]:
+        """Yields the groups in order.
 
         A window is a sequence of groups, each with one line or more.
 
@@ -129,7 +139,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
                     self._stopped = True
                     self._changed.notify_all()
 
-    def _take(self) -> Iterator[tuple[Sequence[Line], Encoded, bool]]:
+    def _take(self) -> Iterator[EncodedGroup[Line, Encoded]]:
         """Waits for the groups in order and yields them."""
         while (window := self._first_window()) is not None:
             for number, group in enumerate(window.groups):
@@ -148,7 +158,8 @@ class Pipeline(Generic[Line, Output, Encoded]):
                     self._num_encoded -= 1
                     self._changed.notify_all()
                 lines = window.lines[group.start : group.stop]
-                yield lines, encoded, number == len(window.groups) - 1
+                ends_window = number == len(window.groups) - 1
+                yield EncodedGroup(lines, encoded, ends_window)
             with self._changed:
                 self._windows.popleft()
                 self._changed.notify_all()

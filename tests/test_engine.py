@@ -26,7 +26,7 @@ def unchanged(records: Sequence[Record]) -> Sequence[Record]:
 def run(tiny: Engine, lines: Sequence[str], summary: Summary) -> list[Record]:
     examples = [Example(number, line, None) for number, line in enumerate(lines)]
     groups = tiny.run(examples, unchanged, summary)
-    return [record for _, records, _ in groups for record in records]
+    return [record for group in groups for record in group.encoded]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_counts_go_up_as_groups_are_given(tiny: Engine) -> None:
     summary = Summary()
     examples = [Example(i, "the river", "the bank" * (i % 2)) for i in range(20)]
     counts = []
-    for lines, records, is_end in tiny.run(examples, unchanged, summary):
-        assert len(lines) == len(records)
-        counts.append((summary.num_lines, summary.num_pairs, is_end))
+    for group in tiny.run(examples, unchanged, summary):
+        assert len(group.lines) == len(group.encoded)
+        counts.append((summary.num_lines, summary.num_pairs, group.ends_window))
     # Every other text_b is empty: no pair, as the original counts.
     assert counts == [(8, 4, False), (16, 8, False), (20, 10, True)]
     assert summary.num_tokens == 10 * 4 + 10 * 7
@@ -64,9 +64,7 @@ def test_what_was_read_before_an_error_is_given(tiny: Engine) -> None:
     seen: list[int] = []
     groups = tiny.run(broken(), unchanged, Summary())
     with pytest.raises(InputError, match="line 21"):
-        seen.extend(
-            record.linex_index for _, records, _ in groups for record in records
-        )
+        seen.extend(record.linex_index for group in groups for record in group.encoded)
     assert seen == [*range(16)]  # whole groups
 
 
@@ -121,9 +119,7 @@ def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:
     seen: list[int] = []
     groups = single.run(examples, unchanged, Summary())
     with pytest.raises(InputError) as caught:
-        seen.extend(
-            record.linex_index for _, records, _ in groups for record in records
-        )
+        seen.extend(record.linex_index for group in groups for record in group.encoded)
     assert str(caught.value) == (
         f"the line with linex_index 9 is a pair, and {model_dir}/bert_config.json says "
         "type_vocab_size 1: the model knows single texts only; put the two texts on "

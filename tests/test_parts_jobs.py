@@ -138,7 +138,7 @@ def test_groups_of_a_long_line_are_cut_in_its_middle(runner: Runner) -> None:
     words = runner.engine("words")
     words.load()
     groups = words.run(examples, list, Summary())
-    sizes = [len(parts) for parts, _, _ in groups]
+    sizes = [len(group.lines) for group in groups]
     assert sizes[0] == sizes[1] == 16
     assert len(sizes) > 10
 
@@ -175,7 +175,7 @@ def test_the_parts_of_a_line_are_one_line_of_json(runner: Runner) -> None:
     words.load()
     formatter = JsonFormatter(words.indexes)
     groups = words.run([long_line("unaffable river " * 300)], list, Summary())
-    records = [record for _, group, _ in groups for record in group]
+    records = [record for group in groups for record in group.encoded]
     assert len(records) > 50
     text = b"".join(bytes(formatter.format(record)) for record in records)
     assert text.count(b"\n") == 1
@@ -202,8 +202,8 @@ def test_runs_of_one_engine_hand_nothing_to_each_other(
     def run(encode: Callable[[Sequence[Record]], list[Record]]) -> Iterator[Record]:
         # Words of sixty wordpieces, and windows of seven.
         example = long_line(("unaffable" * 20 + " river ") * 60)
-        for _, records, _ in tiny.run([example], encode, Summary()):
-            yield from records
+        for group in tiny.run([example], encode, Summary()):
+            yield from group.encoded
 
     expected = list(run(list))
     slow: list[Record] = []

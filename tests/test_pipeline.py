@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bert_extract.pipeline import Pipeline
+from bert_extract.pipeline import EncodedGroup, Pipeline
 
 # Far longer than anything here takes: a deadlock must fail, not hang.
 PATIENCE = 20.0
@@ -82,15 +82,15 @@ def test_groups_come_in_order_with_their_own_outputs(
         num_compute_threads=num_compute_threads, num_encode_threads=num_encode_threads
     )
     groups = list(pipeline.run(windows_of(window_size)))
-    lines = [line for group, _, _ in groups for line in group]
+    lines = [line for group in groups for line in group.lines]
     assert lines == [*range(window_size * NUM_WINDOWS)]
-    assert [entry for _, encoded, _ in groups for entry in encoded] == [
+    assert [entry for group in groups for entry in group.encoded] == [
         (line, 2 * line) for line in lines
     ]
-    assert sum(is_end for _, _, is_end in groups) == NUM_WINDOWS
-    for group, _, is_end in groups:
-        assert is_end == ((group[-1] + 1) % window_size == 0)
-        assert len(group) == 4 or is_end
+    assert sum(group.ends_window for group in groups) == NUM_WINDOWS
+    for group in groups:
+        assert group.ends_window == ((group.lines[-1] + 1) % window_size == 0)
+        assert len(group.lines) == 4 or group.ends_window
 
 
 def test_no_window_gives_no_group() -> None:
@@ -100,7 +100,7 @@ def test_no_window_gives_no_group() -> None:
 def test_an_output_that_is_false_is_an_output() -> None:
     pipeline = make_pipeline(compute=lambda thread, lines: [0 for _ in lines])
     groups = list(pipeline.run([[[1, 2, 3]]]))
-    assert groups == [([1, 2, 3], [(1, 0), (2, 0), (3, 0)], True)]
+    assert groups == [EncodedGroup([1, 2, 3], [(1, 0), (2, 0), (3, 0)], True)]
 
 
 @pytest.mark.parametrize("num_encode_threads", [0, 2])
@@ -113,8 +113,8 @@ def test_groups_are_of_any_size_and_a_line_may_be_in_no_batch(
     windows = [[[0, 1], [2], [3]], [[6], [9]], [[4, 5, 6, 7]]]
     pipeline = make_pipeline(plan=plan, num_encode_threads=num_encode_threads)
     groups = list(pipeline.run(windows))
-    assert [group for group, _, _ in groups] == [g for w in windows for g in w]
-    assert [encoded for _, encoded, _ in groups] == [
+    assert [group.lines for group in groups] == [g for w in windows for g in w]
+    assert [group.encoded for group in groups] == [
         *([(0, None), (1, 2)], [(2, 4)], [(3, None)], [(6, None)], [(9, None)]),
         [(4, 8), (5, 10), (6, None), (7, 14)],
     ]
@@ -135,7 +135,7 @@ def test_a_group_may_wait_for_those_before_it(num_encode_threads: int) -> None:
     pipeline = make_pipeline(
         encode=encode, num_compute_threads=4, num_encode_threads=num_encode_threads
     )
-    encoded = [number for _, number, _ in pipeline.run(windows_of(32))]
+    encoded = [group.encoded for group in pipeline.run(windows_of(32))]
     assert encoded == [*range(40)]
 
 
@@ -186,7 +186,7 @@ def test_a_slow_consumer_holds_back_everything(num_encode_threads: int) -> None:
     wait_until(lambda: num_read == 3 and num_computed == 800 and num_encoded == 5)
     time.sleep(0.05)
     assert (num_read, num_computed, num_encoded) == (3, 800, 1 + 2 * 2)
-    assert sum(encoded for _, encoded, _ in groups) == 50 * 400 - 4
+    assert sum(group.encoded for group in groups) == 50 * 400 - 4
 
 
 def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
@@ -201,7 +201,7 @@ def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
         return second_computed.wait(PATIENCE)
 
     pipeline = make_pipeline(compute=compute, encode=encode, num_encode_threads=1)
-    assert [encoded for _, encoded, _ in pipeline.run(windows_of(4, 2))] == [True] * 2
+    assert [group.encoded for group in pipeline.run(windows_of(4, 2))] == [True] * 2
 
 
 def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
@@ -212,7 +212,7 @@ def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
     seen: list[int] = []
     groups = make_pipeline().run(windows())
     with pytest.raises(Broken, match="line 25"):
-        seen.extend(line for group, _, _ in groups for line in group)
+        seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(24)]
     assert list(groups) == []  # it is raised once
 
@@ -226,7 +226,7 @@ def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
     seen: list[int] = []
     groups = make_pipeline(plan=plan).run(windows_of(8))
     with pytest.raises(Broken, match="plan"):
-        seen.extend(line for group, _, _ in groups for line in group)
+        seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(8)]
 
 
@@ -250,7 +250,7 @@ def test_the_first_line_that_cannot_be_encoded_is_the_one_named(
     seen: list[int] = []
     groups = pipeline.run(windows_of(40, num_windows=1000))
     with pytest.raises(Broken, match="line 12"):
-        seen.extend(line for group, _, _ in groups for line in group)
+        seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(12)]
     assert list(groups) == []
 
@@ -266,7 +266,7 @@ def test_an_error_of_compute_ends_the_run(num_encode_threads: int) -> None:
     seen: list[int] = []
     groups = pipeline.run(windows_of(8, num_windows=1000))
     with pytest.raises(Broken, match="compute"):
-        seen.extend(line for group, _, _ in groups for line in group)
+        seen.extend(line for group in groups for line in group.lines)
     # Whole groups from the beginning, none after the error.
     assert seen == [*range(len(seen))]
     assert len(seen) <= 20
@@ -338,7 +338,7 @@ def test_outputs_are_let_go_when_they_are_encoded() -> None:
         compute=lambda thread, lines: [Vectors() for _ in lines],
         encode=lambda lines, outputs: len(lines),
     )
-    total = sum(encoded for _, encoded, _ in pipeline.run(windows_of(40, 200)))
+    total = sum(group.encoded for group in pipeline.run(windows_of(40, 200)))
     assert total == 8000
     # Two windows of 40, and what the two threads and one group hold.
     assert most_alive <= 2 * 40 + 2 * 3 + 4

@@ -395,8 +395,8 @@ def test_a_very_long_line_of_words_that_the_model_does_not_see(tiny_bert: Path) 
     summary = Summary()
     texts = ["river bank " * 15_000, "river " * 5_000 + "||| bank", "the end"]
     examples = [parse_line(text, number) for number, text in enumerate(texts)]
-    groups = [records for _, records, _ in tiny.run(examples, list, summary)]
-    parts = [record for records in groups for record in records]
+    groups = tiny.run(examples, list, summary)
+    parts = [record for group in groups for record in group.encoded]
     assert max(len(part.tokens) for part in parts) <= 1024
     assert sum(len(part.tokens) for part in parts) == 30_000 + 5_001 + 2
     assert sum(part.is_last for part in parts) == summary.num_lines == 3
