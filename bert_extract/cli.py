@@ -186,10 +186,10 @@ def _misuse(positional: Sequence[str], values: flags.FlagValues) -> str:
 
 def _misplaced(options: Options, values: flags.FlagValues) -> str:
     """What to say of a flag that would change nothing, whatever its value; or ""."""
-    if options.wants_pooler and values["layers"].present:
+    if options.pools_last_layer and values["layers"].present:
         return (
-            "--layers: with --sentence_pooling=pooler there are no layers to choose, "
-            "the pooler takes the last one; leave one of the two flags out"
+            f"--layers: with --sentence_pooling={options.sentence_pooling} there are "
+            "no layers to choose, it takes the last one; leave one of the two flags out"
         )
     for name, other, wanted in _BESIDE:
         found = getattr(options, other)

@@ -24,6 +24,10 @@ from bert_extract.checkpoints.loading import (
     read_config,
 )
 from bert_extract.checkpoints.model_dir import resolve_options
+from bert_extract.checkpoints.sentence_model import (
+    has_own_pooling,
+    read_sentence_model,
+)
 from bert_extract.errors import (
     BertExtractError,
     InputError,
@@ -38,8 +42,8 @@ from bert_extract.model import arithmetic, devices, self_check
 from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig, Dialect
 from bert_extract.model.devices import Device
 from bert_extract.model.modeling import BertModel, num_layers_needed
-from bert_extract.model.pooling import Layers, mix_layers
-from bert_extract.options import POOLER, Options, resolve_layers
+from bert_extract.model.pooling import Layers, SentencePooling, mix_layers
+from bert_extract.options import MODEL_POOLING, POOLER, Options, resolve_layers
 from bert_extract.output.json_lines import Record
 from bert_extract.output.record_builder import RecordBuilder
 from bert_extract.pipeline import EncodedGroup, Pipeline
@@ -101,6 +105,7 @@ class Engine:
       config: the model's sizes.
       layers: the layers asked for, "all" resolved; none if it is the pooler.
       indexes: what the layers of every record are called.
+      sentence_pooling: how a line gets one vector, if it does.
       device: where the model runs, for people.
       device_kind: what of that the digits depend on.
       num_threads: batches computed at once on the CPU.
@@ -123,7 +128,9 @@ class Engine:
         self._do_lower_case = bool(options.do_lower_case)
         self.config = read_config(options.bert_config_file, self.checkpoint)
         self.layers: tuple[int | str, ...] = (POOLER,)
-        if not options.wants_pooler:
+        if options.pools_last_layer and not options.wants_pooler:
+            self.layers = (-1,)
+        elif not options.pools_last_layer:
             self.layers = resolve_layers(options.layers, self.config.num_hidden_layers)
         self.indexes = self.layers
         if options.layer_pooling != "none":
@@ -132,7 +139,8 @@ class Engine:
         numbers = [self._layer_number(index) for index in self.layers]
         self._wanted = tuple(dict.fromkeys(numbers))
         self._places = tuple(self._wanted.index(number) for number in numbers)
-        self._layout = _layout_of(options)
+        self.sentence_pooling, self._pooling_warnings = _pooling_of(options)
+        self._layout = _layout_of(options, self.sentence_pooling)
         _check_length(self.options, self.config)
         vocab = Vocab.load(self.options.vocab_file)
         self._check_vocab_size(vocab)
@@ -251,6 +259,8 @@ class Engine:
         vocab = self._vocab
         for warning in self.config.warnings:
             doubt.warn("%s", warning)
+        for warning in self._pooling_warnings:
+            logging.warning("%s", warning)
         wrong_case = case_warning(vocab, self._do_lower_case)
         if wrong_case:
             doubt.warn("%s", wrong_case)  # it names the file
@@ -519,6 +529,7 @@ class Engine:
             self.indexes,
             (0,) if mixes else self._places,
             self.vector_size,
+            self.sentence_pooling,
         )
 
 
@@ -582,14 +593,33 @@ def _some(kinds: Sequence[str]) -> str:
     return f": {text}" if text else ""
 
 
-def _layout_of(options: Options) -> LineOptions:
+def _pooling_of(options: Options) -> tuple[SentencePooling, tuple[str, ...]]:
+    """How a line gets one vector, and what to say of it where vectors are computed."""
+    if options.unit == "sentence" and options.sentence_pooling == MODEL_POOLING:
+        model = read_sentence_model(
+            options.model_dir, bool(options.do_lower_case), options.max_seq_length
+        )
+        return model.pooling, model.warnings
+    warnings: tuple[str, ...] = ()
+    if (
+        options.unit == "sentence"
+        and options.sentence_pooling == "mean"
+        and options.model_dir
+        and has_own_pooling(options.model_dir)
+    ):
+        warnings = (
+            f"{options.model_dir}: says how its model pools, and the vectors are of "
+            "another pooling, the mean without [CLS] and [SEP]; "
+            "--sentence_pooling=model takes the model's own",
+        )
+    return SentencePooling(options.sentence_pooling), warnings
+
+
+def _layout_of(options: Options, pooling: SentencePooling) -> LineOptions:
     stride = 0
     if options.long_text == "window":
         stride = options.doc_stride or max(1, (options.max_seq_length - 2) // 2)
-    is_of_cls = options.unit == "sentence" and options.sentence_pooling in (
-        "cls",
-        POOLER,
-    )
+    is_of_cls = options.unit == "sentence" and pooling.mode in ("cls", POOLER)
     if stride and is_of_cls:
         logging.warning(
             "--long_text=window changes nothing with --sentence_pooling=%s: [CLS] is "

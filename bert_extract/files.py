@@ -1,6 +1,11 @@
 """A path, on the disk or far away -> the bytes of a file that fits in memory."""
 
-from bert_extract.errors import BertExtractError
+import json
+from typing import Any, TypeVar
+
+from bert_extract.errors import BertExtractError, ConfigError, as_shown
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 # How a file begins that git-lfs has put in the place of a large one.
 _LFS_POINTER = b"version https://git-lfs"
@@ -69,6 +74,33 @@ def _find_bytes(
     except tf.errors.OpError as failure:
         raise error(f"{path}: {complaint}: {failure.message}") from failure
     return content
+
+
+def find_json(path: str, kind: type[Kind]) -> Kind | None:
+    """Reads a file of JSON that need not be there; None if it is not.
+
+    Args:
+      path: where it is.
+      kind: dict or list, what it must hold.
+
+    Raises:
+      ConfigError: the file is there, and holds something else or cannot be read.
+    """
+    content = find_bytes(path, ConfigError, "cannot read it")
+    if content is None:
+        return None
+    expected = "object" if kind is dict else "list"
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: expected a JSON {expected}; not valid JSON: {error}"
+        ) from error
+    if not isinstance(found, kind):
+        raise ConfigError(
+            f"{path}: expected a JSON {expected}; found {as_shown(found)}"
+        )
+    return found
 
 
 def is_remote(path: str) -> bool:

@@ -42,7 +42,8 @@ _LONGEST_START = 32
 # The files that are read of a folder with a model.
 _MODEL_FILE = re.compile(
     r"vocab\.txt|tokenizer\.json|tokenizer_config\.json|bert_config\.json|config\.json"
-    r"|modules\.json|params\.yaml|checkpoint|.+\.(index|meta|data-\d{5}-of-\d{5})"
+    r"|modules\.json|sentence_bert_config\.json|config_sentence_transformers\.json"
+    r"|params\.yaml|checkpoint|.+\.(index|meta|data-\d{5}-of-\d{5})"
     r"|.+\.safetensors(\.index\.json)?"
 )
 _MODEL_FOLDERS = ("0_Transformer", "1_Pooling")

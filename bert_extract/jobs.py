@@ -1,6 +1,7 @@
 """Job -> output files: every one whole, resumable, or with its error in a Summary."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -27,7 +28,7 @@ from bert_extract.formats import JSONL, Format, check_installed, format_of, too_
 from bert_extract.inputs.features import Features
 from bert_extract.inputs.line_parts import line_of
 from bert_extract.model import arithmetic
-from bert_extract.options import Job, parse_shard
+from bert_extract.options import MODEL_POOLING, Job, parse_shard
 from bert_extract.output import hdf5
 from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.writers import (
@@ -453,6 +454,8 @@ def _fingerprint(
         "arithmetic_settings": arithmetic.settings(),
         "same_bytes": engine.keeps_bits,
     }
+    if options.sentence_pooling == MODEL_POOLING:
+        fingerprint["model_pooling"] = dataclasses.asdict(engine.sentence_pooling)
     return {**fingerprint, **fingerprint_of(kind)}
 
 

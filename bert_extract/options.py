@@ -18,6 +18,7 @@ from bert_extract.formats import FORMAT_NAMES, format_of
 
 EMBEDDINGS = "embeddings"  # the layer below encoder layer 0
 POOLER = "pooler"  # BERT's pooled output, tanh(dense([CLS] of the last layer))
+MODEL_POOLING = "model"  # what the model's own files say
 ALL_LAYERS = "all"  # stands for 0 .. num_hidden_layers - 1
 DEFAULT_LAYERS = "-1,-2,-3,-4"
 
@@ -29,7 +30,7 @@ ERROR_HANDLERS = ("strict", "replace", "ignore")
 VECTOR_DTYPES = ("float32", "float16")
 UNITS = ("wordpiece", "word", "sentence")
 WORD_POOLINGS = ("first", "mean", "last")
-SENTENCE_POOLINGS = ("mean", "cls", "max", POOLER)
+SENTENCE_POOLINGS = ("mean", "cls", "max", POOLER, MODEL_POOLING)
 LAYER_POOLINGS = ("none", "mean", "sum", "concat")
 LONG_TEXTS = ("truncate", "window")
 
@@ -111,7 +112,8 @@ class Options:
         "mean",
         "With --unit=sentence, which vector that is: mean or max over the wordpieces "
         "without [CLS] and [SEP], cls for that of [CLS], pooler for BERT's own pooled "
-        "output, a dense layer with tanh over [CLS] of the last layer.",
+        "output, a dense layer with tanh over [CLS] of the last layer; model for the "
+        "pooling of a sentence-transformers model, as the files in --model_dir say it.",
         SENTENCE_POOLINGS,
     )
     layer_pooling: str = _option(
@@ -199,6 +201,14 @@ class Options:
         """Whether the vectors are BERT's pooled output, and not those of layers."""
         return self.unit == "sentence" and self.sentence_pooling == POOLER
 
+    @property
+    def pools_last_layer(self) -> bool:
+        """Whether the pooling itself says which layer it takes, the last one."""
+        return self.unit == "sentence" and self.sentence_pooling in (
+            POOLER,
+            MODEL_POOLING,
+        )
+
     def _check_units(self) -> None:
         """Refuses what is no pooling, and one that would change nothing."""
         _check_choice("unit", self.unit, UNITS)
@@ -211,15 +221,20 @@ class Options:
                 raise OptionsError(
                     f"--{name}={value} is for --unit={unit}; found --unit={self.unit}"
                 )
-        if not self.wants_pooler:
+        if not self.pools_last_layer:
             return
+        if self.sentence_pooling == MODEL_POOLING and not self.model_dir:
+            raise OptionsError(
+                "--sentence_pooling=model reads how the model pools in its folder; "
+                "give --model_dir"
+            )
         for name, default in (("layers", DEFAULT_LAYERS), ("layer_pooling", "none")):
             value = getattr(self, name)
             if value != default:
                 raise OptionsError(
-                    f"--{name}={value}: with --sentence_pooling=pooler there are no "
-                    "layers to choose, the pooler takes the last one; leave one of "
-                    "the two flags out"
+                    f"--{name}={value}: with "
+                    f"--sentence_pooling={self.sentence_pooling} there are no layers "
+                    "to choose, it takes the last one; leave one of the two flags out"
                 )
 
     def _check_doc_stride(self) -> None:

@@ -187,6 +187,19 @@ def test_options_are_frozen_and_named() -> None:
             "--layers=-2: with --sentence_pooling=pooler there are no layers",
         ),
         (
+            {"unit": "sentence", "sentence_pooling": "model"},
+            "--sentence_pooling=model reads how the model pools in its folder; give",
+        ),
+        (
+            {
+                "unit": "sentence",
+                "sentence_pooling": "model",
+                "model_dir": "model",
+                "layers": "-2",
+            },
+            "--layers=-2: with --sentence_pooling=model there are no layers",
+        ),
+        (
             {"unit": "sentence", "sentence_pooling": "pooler", "layer_pooling": "sum"},
             "--layer_pooling=sum: with --sentence_pooling=pooler",
         ),
@@ -203,6 +216,7 @@ def test_units_that_cannot_be_are_refused(fields: dict[str, Any], message: str) 
     [
         {"unit": "word", "word_pooling": "first"},
         {"unit": "sentence", "sentence_pooling": "pooler"},
+        {"unit": "sentence", "sentence_pooling": "model", "model_dir": "model"},
         {"long_text": "window", "doc_stride": 30, "max_seq_length": 32},
         {"long_text": "window", "doc_stride": 1, "max_seq_length": 3},
         {"unit": "word", "long_text": "window", "layer_pooling": "concat"},

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Layers = tuple[NDArray[np.float32], ...]  # float32 [num_rows, size] each
 
+# A vector that is shorter is divided by it: nothing is divided by zero.
+_LEAST_LENGTH = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class PoolingState:
@@ -23,6 +26,15 @@ class PoolingState:
 
     num_wordpieces: int  # how many were pooled
     vectors: Layers  # what they gave, float32 [size] each; () if there were none
+
+
+@dataclass(frozen=True)
+class SentencePooling:
+    """How a line gets one vector."""
+
+    mode: str = "mean"  # "mean" or "max" over its wordpieces; "cls" or "pooler"
+    has_special_tokens: bool = False  # [CLS] and [SEP] are pooled as wordpieces are
+    is_normalized: bool = False  # the vector is made one of length 1
 
 
 def mix_layers(layers: Sequence[NDArray[np.float32]], layer_pooling: str) -> Layers:
@@ -126,7 +138,7 @@ def pool_sentence(
 
     Args:
       layers: float32 [T, size] each, [CLS] in row 0; for "pooler" [1, size].
-      wordpieces: the rows that are neither [CLS] nor [SEP].
+      wordpieces: the rows that are pooled.
       sentence_pooling: "mean" (the sum divided by their number) or "max", over these
         rows; "cls" or "pooler", row 0.
       before: the line so far; None if it begins with this part.
@@ -156,6 +168,24 @@ def pool_sentence(
         divisor = np.float32(max(num_wordpieces, 1))
         vectors = tuple(vector / divisor for vector in vectors)
     return tuple(vector[np.newaxis] for vector in vectors), None
+
+
+def normalize(layers: Layers) -> Layers:
+    """Makes vectors that have the length 1, as sentence-transformers does.
+
+    Args:
+      layers: float32 [num_rows, size] each.
+
+    Returns:
+      The same rows, divided by their lengths; a row of zeros stays one.
+    """
+    normalized = []
+    for layer in layers:
+        squares = np.square(layer, dtype=np.float64)
+        lengths = np.sqrt(squares.sum(axis=1, keepdims=True))
+        divided = layer / np.maximum(lengths, _LEAST_LENGTH)
+        normalized.append(divided.astype(np.float32))
+    return tuple(normalized)
 
 
 def _combined(

@@ -22,6 +22,7 @@ _NAMES = {
     "arithmetic": "the kind of kernels that compute",
     "arithmetic_settings": "what the environment asks of them",
     "same_bytes": "whether a line has the same bytes in any batch",
+    "model_pooling": "how the model pools, by its own files,",
     "library": "the library that makes the format",
 }
 

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.inputs.features import Features, Sentence, TakenTokens, Words
-from bert_extract.model.pooling import Layers, PoolingState, pool_sentence, pool_words
+from bert_extract.model.pooling import (
+    Layers,
+    PoolingState,
+    SentencePooling,
+    normalize,
+    pool_sentence,
+    pool_words,
+)
 from bert_extract.options import Options
 from bert_extract.output.json_lines import Record
 
@@ -30,6 +37,7 @@ class RecordBuilder:
         indexes: Sequence[int | str],
         places: Sequence[int],
         size: int,
+        sentence_pooling: SentencePooling,
     ) -> None:
         """Takes what all records have in common.
 
@@ -39,12 +47,14 @@ class RecordBuilder:
           indexes: the layers of a record, as it names them.
           places: which of the layers that are computed each of them is.
           size: of a vector.
+          sentence_pooling: how a line gets one, if it does.
         """
         self._options = options
         self._wordpieces = wordpieces
         self._indexes = tuple(indexes)
         self._places = tuple(places)
         self._size = size
+        self._pooling = sentence_pooling
         # "[MEAN]", the token of a sentence
         self._sentence = (f"[{options.sentence_pooling.upper()}]",)
         self._handover = _Handover()
@@ -120,16 +130,19 @@ class RecordBuilder:
     def _sentence_layers(
         self, features: Features, sentence: Sentence, layers: Layers
     ) -> Layers:
+        rows = _wordpiece_rows(features, sentence)
+        if self._pooling.has_special_tokens:
+            rows = [slice(sentence.start, sentence.end)]
         layers, after = pool_sentence(
             layers,
-            _wordpiece_rows(features, sentence),
-            self._options.sentence_pooling,
+            rows,
+            self._pooling.mode,
             None if features.part.is_first else self._handover.take(features),
             is_last=sentence.is_complete,
         )
         if after is not None:
             self._handover.leave(features, after)
-        return layers
+        return normalize(layers) if self._pooling.is_normalized else layers
 
 
 class _Handover:

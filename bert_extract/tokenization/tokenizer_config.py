@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from bert_extract.errors import ConfigError, VocabError, as_shown
-from bert_extract.files import find_bytes
+from bert_extract.files import find_json
 from bert_extract.tokenization.basic_tokenizer import MAX_CHARS_PER_WORD
 
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
@@ -132,7 +132,9 @@ def _read_settings(folder: str) -> dict[str, _Setting] | None:
     """What the files in a folder say; None if it has none of them."""
     tokenizer_file = folder + TOKENIZER_NAME
     settings_file = folder + TOKENIZER_CONFIG_NAME
-    tokenizer, said = _read_object(tokenizer_file), _read_object(settings_file)
+    tokenizer, said = (
+        find_json(path, dict) for path in (tokenizer_file, settings_file)
+    )
     if tokenizer is None and said is None:
         return None
     _check_cutting(tokenizer_file, tokenizer or {})
@@ -210,21 +212,3 @@ def _refusal(path: str, key: str, value: object, plain: object) -> ConfigError:
         f'{path}: "{key}" is {as_shown(value)}: text is cut here as BERT cuts it, with '
         f"{as_shown(plain)}, and the model's vectors would not be the ones meant"
     )
-
-
-def _read_object(path: str) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is no such file."""
-    content = find_bytes(path, ConfigError, "cannot read it")
-    if content is None:
-        return None
-    try:
-        json_object = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path}: expected a JSON object; not valid JSON: {error}"
-        ) from error
-    if not isinstance(json_object, dict):
-        raise ConfigError(
-            f"{path}: expected a JSON object; found {as_shown(json_object)}"
-        )
-    return json_object

@@ -8,7 +8,7 @@ import pytest
 
 from bert_extract.inputs.features import Features
 from bert_extract.inputs.line_parts import LineOptions, to_parts
-from bert_extract.model.pooling import Layers
+from bert_extract.model.pooling import Layers, SentencePooling
 from bert_extract.options import Options
 from bert_extract.output import record_builder
 from bert_extract.output.json_lines import Record
@@ -46,7 +46,9 @@ def layers_of(parts: Sequence[Features]) -> list[Layers | None]:
 
 
 def builder_of(unit: str) -> RecordBuilder:
-    return RecordBuilder(Options(unit=unit), TOKENS, (-1,), (0,), SIZE)
+    return RecordBuilder(
+        Options(unit=unit), TOKENS, (-1,), (0,), SIZE, SentencePooling()
+    )
 
 
 def in_threads(

@@ -55,6 +55,7 @@ ORDER = (
     "checkpoints.opened",
     "checkpoints.loading",
     "checkpoints.model_dir",
+    "checkpoints.sentence_model",
     # output
     "output.json_lines",
     "output.selection",
@@ -110,6 +111,7 @@ WITH_TENSORFLOW = (
     "checkpoints.opened",
     "checkpoints.loading",
     "checkpoints.model_dir",
+    "checkpoints.sentence_model",
     "engine",
     "jobs",
     "extractor",
