@@ -246,11 +246,11 @@ def _run_job(
         # Only now: TensorFlow takes seconds to import, and `--help` none.
         process.import_tensorflow()
 
-        from bert_extract.engine import Engine
         from bert_extract.jobs import run_job
+        from bert_extract.loaded_model import OpenedModel
 
     process.check_not_stopped()
-    run_job(Engine(options), job, summaries, flagfiles)
+    run_job(OpenedModel(options), job, summaries, flagfiles)
 
 
 def _fail(message: str, summaries: Sequence[Summary]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from bert_extract.engine import Engine
 from bert_extract.errors import ArgumentTypeError, BertExtractError
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job, Options
 from bert_extract.output.json_lines import Record, check_finite, join_parts
 from bert_extract.progress import RecordBar, Summary, summarizing
@@ -57,8 +58,7 @@ class FeatureExtractor:
                 f"({type(options).__name__})"
             )
         self.options = options if options is not None else Options(**fields)
-        self._engine = Engine(self.options)  # until it is closed
-        self._engine.load()
+        self._engine = Engine(OpenedModel(self.options))  # until it is closed
         self._lock = threading.Lock()
         # What `extract` began, until somebody drops it.
         self._runs: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
@@ -199,9 +199,9 @@ class FeatureExtractor:
         Raises:
           BertExtractError: the job cannot be done, or its only output failed.
         """
-        engine = self._opened()
+        model = self._opened().model
         with summarizing(self.options, job) as summaries:
-            run_job(engine, job, summaries)
+            run_job(model, job, summaries)
         return summaries
 
 

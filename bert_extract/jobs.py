@@ -27,6 +27,7 @@ from bert_extract.files import is_remote
 from bert_extract.formats import JSONL, Format, check_installed, format_of, too_much
 from bert_extract.inputs.features import Features
 from bert_extract.inputs.line_parts import line_of
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import arithmetic
 from bert_extract.options import MODEL_POOLING, Job, parse_shard
 from bert_extract.output import hdf5
@@ -62,7 +63,7 @@ _BLOCK_SIZE = 1 << 20
 
 
 def run_job(
-    engine: Engine,
+    model: OpenedModel,
     job: Job,
     summaries: list[Summary],
     flagfiles: Sequence[str] = (),
@@ -73,7 +74,7 @@ def run_job(
     error.
 
     Args:
-      engine: its weights are loaded as soon as there is a line to compute.
+      model: its weights are loaded as soon as there is a line to compute.
       job: what to read and where to write.
       summaries: gets a `Summary` for each output, before it is begun.
       flagfiles: that the command has read; nothing is written to them.
@@ -85,23 +86,23 @@ def run_job(
     input_files = guard.find_inputs(job)
     _check_files(job, input_files)
     output_files = job.output_files(input_files)
-    model_files = _ModelFiles(engine)
+    model_files = _ModelFiles(model)
     guard.check_outputs(
-        engine.options,
+        model.options,
         job,
         input_files,
         output_files,
         model_files.of_checkpoint(),
         flagfiles,
     )
-    _warn_of_other_bytes(engine, job)
+    _warn_of_other_bytes(model, job)
     if not job.output_dir:
-        _do_output(engine, job, model_files, input_files, job.output_file, summaries)
+        _do_output(model, job, model_files, input_files, job.output_file, summaries)
         return
     _make_folder(job.output_dir)
     for input_name, output_name in zip(input_files, output_files, strict=True):
         try:
-            _do_output(engine, job, model_files, [input_name], output_name, summaries)
+            _do_output(model, job, model_files, [input_name], output_name, summaries)
         except (InputError, OutputError, NotFiniteError) as error:
             logging.error("%s", error)
 
@@ -134,10 +135,10 @@ def _check_files(job: Job, input_files: Sequence[str]) -> None:
             )
 
 
-def _warn_of_other_bytes(engine: Engine, job: Job) -> None:
+def _warn_of_other_bytes(model: OpenedModel, job: Job) -> None:
     """Says what a part of a run can still promise where bytes depend on batches."""
     flag = "--resume" if job.resume else "--shard" if job.shard else ""
-    if flag and not engine.keeps_bits:
+    if flag and not model.keeps_bits:
         logging.warning(
             "%s: no line is lost or doubled, and the values are those of a run in one "
             "go within 2e-5, but not its very bytes: see above",
@@ -149,7 +150,7 @@ def _warn_of_other_bytes(engine: Engine, job: Job) -> None:
 
 
 def _do_output(
-    engine: Engine,
+    model: OpenedModel,
     job: Job,
     model_files: "_ModelFiles",
     input_files: Sequence[str],
@@ -159,20 +160,20 @@ def _do_output(
     kind = OutputSpec(
         format_of(output_file, job.output_format),
         RecordSchema(
-            engine.indexes,
-            engine.vector_size,
-            has_texts=engine.options.unit == "word",
-            has_offsets=engine.options.offsets,
+            model.layer_plan.layer_names,
+            model.layer_plan.vector_size,
+            has_texts=model.options.unit == "word",
+            has_offsets=model.options.offsets,
         ),
         job.vector_dtype,
     )
     check_installed(kind.format, OutputError, output_file)
     summary = Summary(
         output_file=output_file,
-        device=engine.device,
-        arithmetic=engine.arithmetic.kernels,
-        precision=engine.options.precision,
-        num_threads=engine.num_threads,
+        device=model.device,
+        arithmetic=model.arithmetic.kernels,
+        precision=model.options.precision,
+        num_threads=model.num_threads,
     )
     summaries.append(summary)
     with _recording(summary):
@@ -184,12 +185,12 @@ def _do_output(
         splits = plan_splits(input_files, shard)
         if shard is not None:
             watch.check_all()  # their sizes and lines say where the shard begins
-        summary.fingerprint = _fingerprint(engine, job, model_files, watch, kind)
-        summary.same_bytes = engine.keeps_bits
+        summary.fingerprint = _fingerprint(model, job, model_files, watch, kind)
+        summary.same_bytes = model.keeps_bits
         if job.resume and _is_complete(summary):
             return
         _check_amount(splits, kind.format, output_file)
-        engine.load()
+        engine = Engine(model)
         model_files.check_checkpoint()
         start = time.monotonic()
         try:
@@ -319,7 +320,7 @@ def _write(
             job.errors,
             writer.num_records_kept,
             watch,
-            engine.options.pairs,
+            engine.model.options.pairs,
         )
         progress = Progress(summary, input_size(splits))
         room = _TextRoom(kind.format, summary.output_file)
@@ -383,8 +384,8 @@ def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
 class _ModelFiles:
     """The files of the model, which are the same for every output of a job."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, model: OpenedModel) -> None:
+        self._model = model
 
     @functools.cached_property
     def checksums(self) -> dict[str, str]:
@@ -393,9 +394,9 @@ class _ModelFiles:
         Raises:
           CheckpointError: one of them cannot be read.
         """
-        options = self._engine.options
+        options = self._model.options
         return {
-            "checkpoint_sha256": self._engine.checkpoint.checksum(),
+            "checkpoint_sha256": self._model.checkpoint.checksum(),
             "vocab_sha256": _sha256(options.vocab_file),
             "bert_config_sha256": _sha256(options.bert_config_file),
         }
@@ -403,7 +404,7 @@ class _ModelFiles:
     def of_checkpoint(self) -> tuple[str, ...]:
         """The checkpoint's files; none if it cannot be opened, as is said later."""
         try:
-            return self._engine.checkpoint.files
+            return self._model.checkpoint.files
         except CheckpointError:
             return ()
 
@@ -413,7 +414,7 @@ class _ModelFiles:
         Raises:
           CheckpointError: they are not: the files were written in between.
         """
-        checkpoint = self._engine.checkpoint
+        checkpoint = self._model.checkpoint
         if checkpoint.checksum() != self.checksums["checkpoint_sha256"]:
             raise CheckpointError(
                 f"{checkpoint.init_checkpoint}: was changed while it was in use: start "
@@ -422,19 +423,19 @@ class _ModelFiles:
 
 
 def _fingerprint(
-    engine: Engine,
+    model: OpenedModel,
     job: Job,
     model_files: _ModelFiles,
     watch: InputWatch,
     kind: OutputSpec,
 ) -> dict[str, Any]:
     """Everything that the bytes of the output depend on."""
-    options = engine.options
+    options = model.options
     fingerprint: dict[str, Any] = {
         **model_files.checksums,
         "do_lower_case": options.do_lower_case,
         "pairs": options.pairs,
-        "layers": list(engine.layers),
+        "layers": list(model.layer_plan.requested_layers),
         "layer_pooling": options.layer_pooling,
         "unit": options.unit,
         "word_pooling": options.word_pooling,
@@ -449,13 +450,13 @@ def _fingerprint(
         "input": watch.fingerprint(),
         "bert_extract": __version__,
         "tensorflow": tf.__version__,
-        "device": engine.device_kind,
-        "arithmetic": engine.arithmetic.kernels,
+        "device": model.device_kind,
+        "arithmetic": model.arithmetic.kernels,
         "arithmetic_settings": arithmetic.settings(),
-        "same_bytes": engine.keeps_bits,
+        "same_bytes": model.keeps_bits,
     }
     if options.sentence_pooling == MODEL_POOLING:
-        fingerprint["model_pooling"] = dataclasses.asdict(engine.sentence_pooling)
+        fingerprint["model_pooling"] = dataclasses.asdict(model.sentence_pooling)
     return {**fingerprint, **fingerprint_of(kind)}
 
 

@@ -119,7 +119,7 @@ class _Encoder:
         """Computes lines of the greatest length, in batches of the tool's own size."""
         rng = np.random.default_rng(0)
         shape = (NUM_FULL_LINES, MAX_SEQ_LENGTH)
-        all_ids = rng.integers(0, self._engine.config.vocab_size, shape, np.int32)
+        all_ids = rng.integers(0, self._engine.model.config.vocab_size, shape, np.int32)
         token_type_ids = np.zeros(MAX_SEQ_LENGTH, np.int32)
         part = LinePart(TakenTokens(0, MAX_SEQ_LENGTH))
         window = [
@@ -145,7 +145,7 @@ class _Encoder:
 
         threads = [
             threading.Thread(target=work, args=(number,))
-            for number in range(self._engine.num_threads)
+            for number in range(self._engine.model.num_threads)
         ]
         start = time.perf_counter()
         for thread in threads:

@@ -29,6 +29,7 @@ from bert_extract import (
     load_features,
 )
 from bert_extract.formats import FORMATS, JSONL
+from bert_extract.loaded_model import LoadedModel
 from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 from support.running import TIMEOUT, flags_for, options_for
@@ -520,8 +521,14 @@ def test_what_comes_while_the_model_is_loaded_is_not_replaced(
     extractor: FeatureExtractor, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("in.txt").write_bytes(TEXT)
-    engine = extractor._engine
-    monkeypatch.setattr(engine, "load", lambda: Path("q.partial").write_bytes(THEIRS))
+    model = extractor._engine.model
+    load = model.load
+
+    def load_slowly() -> LoadedModel:
+        Path("q.partial").write_bytes(THEIRS)
+        return load()
+
+    monkeypatch.setattr(model, "load", load_slowly)
     with pytest.raises(OutputError, match=r"q\.partial: .* this tool did not write"):
         extractor.extract_file("in.txt", "q")
     assert Path("q.partial").read_bytes() == THEIRS

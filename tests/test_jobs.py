@@ -34,6 +34,7 @@ from bert_extract.engine import Engine
 from bert_extract.formats import JSONL
 from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import outputs_in
 from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
@@ -48,8 +49,8 @@ def options(tiny_bert: Path) -> Options:
 
 
 @pytest.fixture(scope="module")
-def engine(options: Options) -> Engine:
-    return Engine(options)
+def model(options: Options) -> OpenedModel:
+    return OpenedModel(options)
 
 
 def linex_indexes(path: Path) -> list[int]:
@@ -63,10 +64,10 @@ def names(folder: Path) -> list[str]:
 # ------------------------------------------------------------------- many files
 
 
-def run_dir(engine: Engine, folder: Path, **fields: Any) -> list[Summary]:
+def run_dir(model: OpenedModel, folder: Path, **fields: Any) -> list[Summary]:
     summaries: list[Summary] = []
     job = Job(input_file=f"{folder}/in/*", output_dir=str(folder / "out"), **fields)
-    run_job(engine, job, summaries)
+    run_job(model, job, summaries)
     return summaries
 
 
@@ -96,7 +97,7 @@ def test_two_inputs_with_one_name_are_refused(inputs: list[str]) -> None:
 
 
 def test_the_files_of_the_model_are_summed_once_a_job(
-    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summed = []
 
@@ -105,13 +106,13 @@ def test_the_files_of_the_model_are_summed_once_a_job(
         return path
 
     monkeypatch.setattr(jobs, "_sha256", noted)
-    summaries = run_dir(engine, folder)
+    summaries = run_dir(model, folder)
     assert summed == ["vocab.txt", "bert_config.json"]
     assert len({summary.fingerprint["vocab_sha256"] for summary in summaries}) == 1
 
 
-def test_a_bad_file_does_not_stop_the_others(engine: Engine, folder: Path) -> None:
-    summaries = run_dir(engine, folder)
+def test_a_bad_file_does_not_stop_the_others(model: OpenedModel, folder: Path) -> None:
+    summaries = run_dir(model, folder)
     assert [summary.num_lines for summary in summaries] == [2, 0, 3]
     errors = [summary.error for summary in summaries]
     assert errors[0] is errors[2] is None
@@ -123,23 +124,23 @@ def test_a_bad_file_does_not_stop_the_others(engine: Engine, folder: Path) -> No
     assert names(folder / "out") == whole
 
 
-def test_resume_skips_what_is_complete(engine: Engine, folder: Path) -> None:
-    run_dir(engine, folder)
+def test_resume_skips_what_is_complete(model: OpenedModel, folder: Path) -> None:
+    run_dir(model, folder)
     before = (folder / "out" / "a.jsonl").stat()
     (folder / "in" / "b.txt").write_bytes(b"one\ntwo\n")
-    summaries = run_dir(engine, folder, resume=True)
+    summaries = run_dir(model, folder, resume=True)
     assert [summary.resumed_lines for summary in summaries] == [2, 0, 3]
     assert [summary.num_lines for summary in summaries] == [0, 2, 0]
     assert (folder / "out" / "a.jsonl").stat() == before
 
 
 def test_a_fingerprint_that_differs_fails_that_file_alone(
-    engine: Engine, folder: Path
+    model: OpenedModel, folder: Path
 ) -> None:
     (folder / "in" / "b.txt").unlink()
-    run_dir(engine, folder)
+    run_dir(model, folder)
     (folder / "in" / "a.txt").write_bytes(b"one\ntwo\nthree\n")
-    first, second = run_dir(engine, folder, resume=True)
+    first, second = run_dir(model, folder, resume=True)
     assert first.error is not None
     a = folder / "in" / "a.txt"
     assert f"made by a different run:\n  the input {a} had 8 bytes and " in first.error
@@ -147,15 +148,17 @@ def test_a_fingerprint_that_differs_fails_that_file_alone(
     assert linex_indexes(folder / "out" / "a.jsonl") == [0, 1]
 
 
-def test_the_folder_is_made_with_its_parents(engine: Engine, tmp_path: Path) -> None:
+def test_the_folder_is_made_with_its_parents(
+    model: OpenedModel, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n")
     made = tmp_path / "x" / "y"
     job = Job(input_file=str(tmp_path / "a.txt"), output_dir=str(made))
-    run_job(engine, job, [])
+    run_job(model, job, [])
     assert names(made) == ["a.jsonl", "a.jsonl.run.json"]
     job = Job(input_file=str(tmp_path / "a.txt"), output_dir=str(made / "a.jsonl"))
     with pytest.raises(OutputError, match="cannot make this folder"):
-        run_job(engine, job, [])
+        run_job(model, job, [])
 
 
 def test_the_command_lists_what_failed(tiny_bert: Path, folder: Path) -> None:
@@ -177,7 +180,7 @@ def test_the_command_lists_what_failed(tiny_bert: Path, folder: Path) -> None:
 
 
 def test_three_shards_at_once_are_the_single_run(
-    tiny_bert: Path, engine: Engine, tmp_path: Path
+    tiny_bert: Path, model: OpenedModel, tmp_path: Path
 ) -> None:
     inputs = [write_input(tmp_path / f"in{i}.txt", 700 + i) for i in range(3)]
     zipped = tmp_path / "zipped.txt.gz"
@@ -201,25 +204,25 @@ def test_three_shards_at_once_are_the_single_run(
                 process.kill()
                 process.communicate()
     single = tmp_path / "single.jsonl"
-    run_job(engine, Job(input_file=input_file, output_file=str(single)), [])
+    run_job(model, Job(input_file=input_file, output_file=str(single)), [])
     assert sha256(*outputs) == sha256(single)
     assert all(output.stat().st_size for output in outputs)
     assert linex_indexes(single) == list(range(700 + 702 + 702 + 700))
 
 
 def test_compressed_shards_are_the_single_run_once_decompressed(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     input_file = str(write_input(tmp_path / "in.txt", 101))
     single = tmp_path / "single.jsonl"
-    run_job(engine, Job(input_file=input_file, output_file=str(single)), [])
+    run_job(model, Job(input_file=input_file, output_file=str(single)), [])
     shards = b""
     for index in range(4):
         output_file = tmp_path / f"{index}.jsonl.gz"
         job = Job(
             input_file=input_file, output_file=str(output_file), shard=f"{index}/4"
         )
-        run_job(engine, job, [])
+        run_job(model, job, [])
         shards += output_file.read_bytes()
     assert gzip.decompress(shards) == single.read_bytes()
 
@@ -229,18 +232,18 @@ def test_a_shard_of_one_compressed_file_is_refused(
 ) -> None:
     zipped = tmp_path / "in.txt.gz"
     zipped.write_bytes(gzip.compress(b"one\ntwo\nthree\n"))
-    engine = Engine(options)
+    model = OpenedModel(options)
     for shard in ("0/2", "1/2"):
         job = Job(
             input_file=str(zipped), output_file=str(tmp_path / "out"), shard=shard
         )
         with pytest.raises(OptionsError, match=f"--shard={shard}: .*in.txt.gz is comp"):
-            run_job(engine, job, [])
-    assert not engine._graphs
+            run_job(model, job, [])
+    assert model._loaded is None
     assert names(tmp_path) == ["in.txt.gz"]
 
 
-def test_an_empty_shard_is_an_empty_file(engine: Engine, tmp_path: Path) -> None:
+def test_an_empty_shard_is_an_empty_file(model: OpenedModel, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"a single line\n")
     for name in ("out.jsonl", "out.jsonl.gz"):
         job = Job(
@@ -249,7 +252,7 @@ def test_an_empty_shard_is_an_empty_file(engine: Engine, tmp_path: Path) -> None
             shard="1/2",
         )
         summaries: list[Summary] = []
-        run_job(engine, job, summaries)
+        run_job(model, job, summaries)
         assert summaries[0].num_lines == 0
         assert not list(tmp_path.glob("*.partial*"))
     assert (tmp_path / "out.jsonl").read_bytes() == b""
@@ -260,20 +263,22 @@ def test_an_empty_shard_is_an_empty_file(engine: Engine, tmp_path: Path) -> None
     assert (completed.stdout, completed.stderr) == (b"", b"")
 
 
-def test_shards_have_fingerprints_of_their_own(engine: Engine, tmp_path: Path) -> None:
+def test_shards_have_fingerprints_of_their_own(
+    model: OpenedModel, tmp_path: Path
+) -> None:
     input_file = str(write_input(tmp_path / "in.txt", 10))
     output_file = str(tmp_path / "out.jsonl")
-    run_job(engine, Job(input_file=input_file, output_file=output_file), [])
+    run_job(model, Job(input_file=input_file, output_file=output_file), [])
     job = Job(input_file=input_file, output_file=output_file, shard="0/2", resume=True)
     with pytest.raises(OutputError, match="\n  --shard was not given, and is now 0/2"):
-        run_job(engine, job, [])
+        run_job(model, job, [])
 
 
 # ----------------------------------------------------------------------- formats
 
 
-def test_an_output_dir_of_another_format(engine: Engine, folder: Path) -> None:
-    run_dir(engine, folder, output_format="parquet", vector_dtype="float16")
+def test_an_output_dir_of_another_format(model: OpenedModel, folder: Path) -> None:
+    run_dir(model, folder, output_format="parquet", vector_dtype="float16")
     assert names(folder / "out") == sorted(
         f"{name}{end}"
         for name in ("a.parquet", "c.parquet")
@@ -284,18 +289,18 @@ def test_an_output_dir_of_another_format(engine: Engine, folder: Path) -> None:
     fingerprint = json.loads((folder / "out" / "a.parquet.run.json").read_bytes())
     assert fingerprint["fingerprint"]["vector_dtype"] == "float16"
     summaries = run_dir(
-        engine, folder, output_format="parquet", vector_dtype="float16", resume=True
+        model, folder, output_format="parquet", vector_dtype="float16", resume=True
     )
     assert [summary.resumed_lines for summary in summaries] == [2, 0, 3]
 
 
 def test_the_lines_of_a_job_are_in_sentence_to_index(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     input_file = tmp_path / "in.txt"
     input_file.write_bytes("the\n\n a ||| b\r\nthe\né\n".encode())
     output_file = str(tmp_path / "out.h5")
-    run_job(engine, Job(input_file=str(input_file), output_file=output_file), [])
+    run_job(model, Job(input_file=str(input_file), output_file=output_file), [])
     with h5py.File(output_file) as file:
         sentences = json.loads(file["sentence_to_index"][0])
         assert list(sentences) == ["the", "", "a ||| b", "the (Occurrence 2)", "é"]
@@ -303,14 +308,14 @@ def test_the_lines_of_a_job_are_in_sentence_to_index(
 
 
 def test_the_values_of_a_binary_format_are_not_rounded(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     input_file = write_input(tmp_path / "in.txt", 20)
     values = []
     for name in ("out.jsonl", "out.h5", "out.parquet"):
         output_file = tmp_path / name
         job = Job(input_file=str(input_file), output_file=str(output_file))
-        run_job(engine, job, [])
+        run_job(model, job, [])
         values.append([record.vectors for record in read_features(output_file)])
     for rounded, exact, same in zip(*values, strict=True):
         assert (exact == same).all()
@@ -346,25 +351,25 @@ def test_more_lines_than_a_format_takes_are_refused(
     for name, text in texts.items():
         text = gzip.compress(text) if name.endswith(".gz") else text
         (tmp_path / name).write_bytes(text)
-    engine = Engine(options)
+    model = OpenedModel(options)
     job = Job(input_file=f"{tmp_path}/in*", output_file=str(tmp_path / "out.h5"))
     message = r"out\.h5: .*at most 4 lines and .*; write Parquet"
     with pytest.raises(OutputError, match=message):
-        run_job(engine, job, [])
+        run_job(model, job, [])
     # Of plain files it is known before anything is loaded.
-    assert bool(engine._graphs) != is_known_early
+    assert (model._loaded is None) is is_known_early
     assert names(tmp_path) == sorted(texts)
 
 
 def test_few_lines_in_several_files_are_not_refused(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_limits(monkeypatch, max_lines=4)
     (tmp_path / "in1.txt").write_bytes(b"the river\nbank\n")
     (tmp_path / "in2.txt").write_bytes(b"the end\n\n")
     summaries: list[Summary] = []
     job = Job(input_file=f"{tmp_path}/in*", output_file=str(tmp_path / "out.h5"))
-    run_job(engine, job, summaries)
+    run_job(model, job, summaries)
     assert summaries[0].num_lines == 4
 
 
@@ -388,17 +393,17 @@ def test_more_text_than_a_format_takes_is_refused(
     set_limits(monkeypatch, max_text=599)
     content = gzip.compress(text) if name.endswith(".gz") else text
     (tmp_path / name).write_bytes(content)
-    engine = Engine(options)
+    model = OpenedModel(options)
     job = Job(input_file=str(tmp_path / name), output_file=str(tmp_path / "out.h5"))
     message = r"out\.h5: .*at most 1,000,000 lines and 599 bytes of text, as JSON; wri"
     with pytest.raises(OutputError, match=message):
-        run_job(engine, job, [])
-    assert bool(engine._graphs) != is_known_early
+        run_job(model, job, [])
+    assert (model._loaded is None) is is_known_early
     assert names(tmp_path) == [name]
 
 
 def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 1)
     (tmp_path / "in.txt").write_bytes(b"the river bank\n" * 20)
@@ -411,7 +416,7 @@ def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
         job = dataclasses.replace(job, resume=resume)
         message = r"the lines up to linex_index 19 have more than 1,119 bytes"
         with pytest.raises(OutputError, match=message):
-            run_job(engine, job, summaries)
+            run_job(model, job, summaries)
     first, second = summaries
     assert (first.num_lines, first.resumable_lines) == (20, 16)
     assert (second.resumed_lines, second.resumable_lines) == (16, 16)
@@ -421,7 +426,7 @@ def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
 
 
 def test_a_second_run_is_refused_at_once(
-    engine: Engine, tmp_path: Path, tiny_bert: Path
+    model: OpenedModel, tmp_path: Path, tiny_bert: Path
 ) -> None:
     input_file = write_input(tmp_path / "in.txt", 10)
     output_file = tmp_path / "out.jsonl"
@@ -440,7 +445,7 @@ def test_a_second_run_is_refused_at_once(
             )
     finally:
         writer.suspend()
-    run_job(engine, job, [])
+    run_job(model, job, [])
 
 
 def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
@@ -532,7 +537,7 @@ def ask(text: str, pipes: list[IO[bytes]]) -> dict[str, Any]:
 
 
 def test_a_line_that_waits_in_a_pipe_for_others_comes_out(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     """So that another program can ask line by line."""
     fifos = [tmp_path / "in", tmp_path / "out"]
@@ -541,9 +546,7 @@ def test_a_line_that_waits_in_a_pipe_for_others_comes_out(
     job = Job(input_file=str(fifos[0]), output_file=str(fifos[1]))
     summaries: list[Summary] = []
     # Not one that is waited for when this test has failed.
-    worker = threading.Thread(
-        target=run_job, args=(engine, job, summaries), daemon=True
-    )
+    worker = threading.Thread(target=run_job, args=(model, job, summaries), daemon=True)
     worker.start()
     # In the order in which the job opens them: each waits for the other end.
     with open(fifos[1], "rb", buffering=0) as from_job:
@@ -563,7 +566,7 @@ def test_a_line_that_waits_in_a_pipe_for_others_comes_out(
 
 @pytest.mark.parametrize(("suffix", "may_pause"), [(".jsonl", True), (".gz", False)])
 def test_time_is_not_in_the_bytes_of_a_compressed_output(
-    engine: Engine,
+    model: OpenedModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     suffix: str,
@@ -582,13 +585,13 @@ def test_time_is_not_in_the_bytes_of_a_compressed_output(
     for name in ("fifo", "file"):
         output_file = str(tmp_path / f"{name}{suffix}")
         run_job(
-            engine, Job(input_file=str(tmp_path / name), output_file=output_file), []
+            model, Job(input_file=str(tmp_path / name), output_file=output_file), []
         )
     assert seen == [may_pause, False]
 
 
 def test_an_output_that_will_not_fit_is_told_from_the_first_lines(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     input_file = write_input(tmp_path / "in.txt", 3000)
     output_file = tmp_path / "out.jsonl"
@@ -598,7 +601,7 @@ def test_an_output_that_will_not_fit_is_told_from_the_first_lines(
     )
     monkeypatch.setattr(jobs, "free_bytes", lambda output_file: 1000)
     job = Job(input_file=str(input_file), output_file=str(output_file))
-    run_job(engine, job, [])
+    run_job(model, job, [])
     (warning,) = [text for text in told if "will be about" in text]
     estimate = int(warning.split("about ")[1].split(" bytes")[0].replace(",", ""))
     size = output_file.stat().st_size

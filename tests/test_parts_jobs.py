@@ -12,6 +12,7 @@ from bert_extract import Job, NotFiniteError
 from bert_extract.engine import Engine
 from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.output import record_builder
 from bert_extract.output.json_lines import JsonFormatter, Record
 from bert_extract.progress import Summary
@@ -44,23 +45,25 @@ def input_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Runner:
-    """One engine for each kind, and what a run in one go writes."""
+    """One model for each kind, and what a run in one go writes."""
 
     def __init__(self, model_dir: Path, input_file: Path, folder: Path) -> None:
         self._model_dir = model_dir
         self._input_file = input_file
         self._folder = folder
-        self._engines: dict[str, Engine] = {}
+        self._models: dict[str, OpenedModel] = {}
 
-    def engine(self, kind: str) -> Engine:
-        if kind not in self._engines:
-            self._engines[kind] = Engine(options_for(self._model_dir, **KINDS[kind]))
-        return self._engines[kind]
+    def model(self, kind: str) -> OpenedModel:
+        if kind not in self._models:
+            self._models[kind] = OpenedModel(
+                options_for(self._model_dir, **KINDS[kind])
+            )
+        return self._models[kind]
 
-    def run(self, kind: str | Engine, name: str, **options: Any) -> Path:
+    def run(self, kind: str | OpenedModel, name: str, **options: Any) -> Path:
         output = self._folder / name
         job = Job(input_file=str(self._input_file), output_file=str(output), **options)
-        run_job(self.engine(kind) if isinstance(kind, str) else kind, job, [])
+        run_job(self.model(kind) if isinstance(kind, str) else kind, job, [])
         return output
 
     def whole(self, kind: str, suffix: str = ".jsonl") -> bytes:
@@ -83,7 +86,7 @@ def test_batches_and_threads_change_no_byte(
 ) -> None:
     whole = runner.whole(kind)
     options = {**KINDS[kind], "batch_size": 2, "num_threads": 5}
-    other = Engine(options_for(tiny_bert, **options))
+    other = OpenedModel(options_for(tiny_bert, **options))
     # Pipeline windows of a few groups, too.
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 20)
     assert runner.run(other, f"{kind}.other.jsonl").read_bytes() == whole
@@ -135,8 +138,7 @@ def test_a_run_goes_on_wherever_it_was_stopped(
 def test_groups_of_a_long_line_are_cut_in_its_middle(runner: Runner) -> None:
     """Else the test above would show nothing."""
     examples = [long_line("river " * 600)]
-    words = runner.engine("words")
-    words.load()
+    words = Engine(runner.model("words"))
     groups = words.run(examples, list, Summary())
     sizes = [len(group.lines) for group in groups]
     assert sizes[0] == sizes[1] == 16
@@ -163,17 +165,15 @@ def test_a_part_that_fails_ends_the_run(
         return make(*args)
 
     monkeypatch.setattr(record_builder.RecordBuilder, "to_record", failing)
-    tiny = runner.engine(kind)
-    tiny.load()
+    tiny = Engine(runner.model(kind))
     groups = tiny.run([long_line("unaffable " * 900)], list, Summary())
     with pytest.raises(NotFiniteError, match="here"):
         list(groups)
 
 
 def test_the_parts_of_a_line_are_one_line_of_json(runner: Runner) -> None:
-    words = runner.engine("words")
-    words.load()
-    formatter = JsonFormatter(words.indexes)
+    words = Engine(runner.model("words"))
+    formatter = JsonFormatter(words.model.layer_plan.layer_names)
     groups = words.run([long_line("unaffable river " * 300)], list, Summary())
     records = [record for group in groups for record in group.encoded]
     assert len(records) > 50
@@ -190,8 +190,7 @@ def test_runs_of_one_engine_hand_nothing_to_each_other(
     runner: Runner, kind: str
 ) -> None:
     """Their lines have the same numbers, and both are in the middle of one."""
-    tiny = runner.engine(kind)
-    tiny.load()
+    tiny = Engine(runner.model(kind))
     has_begun, may_go_on = threading.Event(), threading.Event()
 
     def waiting(records: Sequence[Record]) -> list[Record]:

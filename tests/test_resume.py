@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from bert_extract import Job, Options, OptionsError, OutputError
-from bert_extract.engine import Engine
 from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.output import append_file
 from bert_extract.progress import Summary
 from support.job_runs import (
@@ -44,15 +44,15 @@ def options(tiny_bert: Path) -> Options:
 
 
 @pytest.fixture(scope="module")
-def engine(options: Options) -> Engine:
-    return Engine(options)
+def model(options: Options) -> OpenedModel:
+    return OpenedModel(options)
 
 
-def run(engine: Engine, **fields: Any) -> Summary:
+def run(model: OpenedModel, **fields: Any) -> Summary:
     """Does a job in this process."""
     summaries: list[Summary] = []
     run_job(
-        engine,
+        model,
         Job(**{name: _text(option) for name, option in fields.items()}),
         summaries,
     )
@@ -102,7 +102,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
 
 
 def test_a_bad_line_in_the_middle_keeps_what_came_before(
-    engine: Engine, files: Files
+    model: OpenedModel, files: Files
 ) -> None:
     lines = files.input_file.read_bytes().split(b"\n")
     good = files.input_file.stat()
@@ -113,24 +113,24 @@ def test_a_bad_line_in_the_middle_keeps_what_came_before(
         writer.write(b"\xff" * len(broken))
     os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
     with pytest.raises(Exception, match=f"line {bad_line + 1} is not UTF-8"):
-        run(engine, **files.fields())
+        run(model, **files.fields())
     assert not files.output_file.exists()
     files.input_file.write_bytes(b"\n".join(lines))
     # As if it had been repaired without anyone noticing: same size, same time.
     os.utime(files.input_file, ns=(good.st_atime_ns, good.st_mtime_ns))
-    summary = run(engine, **files.fields(resume=True))
+    summary = run(model, **files.fields(resume=True))
     # Whole groups of records, so that members of .gz are cut where they always are.
     assert summary.resumed_lines == bad_line // 8 * 8
     resumed = content_digest(files.output_file)
-    run(engine, **files.fields())
+    run(model, **files.fields())
     assert content_digest(files.output_file) == resumed
 
 
 def test_gzip_members_hold_eight_records_and_no_name_or_time(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     input_file = write_input(tmp_path / "in.txt", 21)
-    run(engine, input_file=input_file, output_file=tmp_path / "out.jsonl.gz")
+    run(model, input_file=input_file, output_file=tmp_path / "out.jsonl.gz")
     content = (tmp_path / "out.jsonl.gz").read_bytes()
     header = b"\x1f\x8b\x08\0\0\0\0\0"  # flags 0: no name; time 0
     assert content.startswith(header)
@@ -143,11 +143,11 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
     options: Options, tmp_path: Path
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 50), tmp_path / "out.jsonl")
-    run(Engine(options), **files.fields(resume=True))
+    run(OpenedModel(options), **files.fields(resume=True))
     before = files.output_file.stat()
-    engine = Engine(options)
-    summary = run(engine, **files.fields(resume=True))
-    assert not engine._graphs
+    model = OpenedModel(options)
+    summary = run(model, **files.fields(resume=True))
+    assert model._loaded is None
     assert (summary.resumed_lines, summary.num_lines, summary.error) == (50, 0, None)
     assert summary.output_bytes == before.st_size
     after = files.output_file.stat()  # it was looked at, so the time of that differs
@@ -165,11 +165,11 @@ def test_a_second_resume_does_nothing_and_needs_no_weights(
     ],
 )
 def test_what_changes_the_bytes_is_in_the_fingerprint(
-    options: Options, engine: Engine, tmp_path: Path, option: str, value: Any
+    options: Options, model: OpenedModel, tmp_path: Path, option: str, value: Any
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.fields())
-    other = Engine(Options(**{**vars_of(options), option: value}))
+    run(model, **files.fields())
+    other = OpenedModel(Options(**{**vars_of(options), option: value}))
     with pytest.raises(
         OutputError, match=f"made by a different run:\n  --{option} was "
     ):
@@ -181,46 +181,48 @@ def vars_of(options: Options) -> dict[str, Any]:
 
 
 def test_what_does_not_change_the_bytes_is_not_in_the_fingerprint(
-    options: Options, engine: Engine, tmp_path: Path
+    options: Options, model: OpenedModel, tmp_path: Path
 ) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.fields())
-    other = Engine(Options(**{**vars_of(options), "batch_size": 3, "num_threads": 1}))
+    run(model, **files.fields())
+    other = OpenedModel(
+        Options(**{**vars_of(options), "batch_size": 3, "num_threads": 1})
+    )
     assert run(other, **files.fields(resume=True)).resumed_lines == 5
 
 
-def test_an_input_that_changed_is_refused(engine: Engine, tmp_path: Path) -> None:
+def test_an_input_that_changed_is_refused(model: OpenedModel, tmp_path: Path) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
-    run(engine, **files.fields())
+    run(model, **files.fields())
     os.utime(files.input_file, ns=(1, 1))
     with pytest.raises(
         OutputError, match=f"\n  the input {files.input_file} was last "
     ):
-        run(engine, **files.fields(resume=True))
+        run(model, **files.fields(resume=True))
     with pytest.raises(OutputError, match="\n  --errors was strict, and is now ignore"):
-        run(engine, **files.fields(resume=True, errors="ignore"))
+        run(model, **files.fields(resume=True, errors="ignore"))
 
 
 @pytest.mark.parametrize("option", ["resume", "shard"])
 def test_pipes_are_not_cut_and_not_read_twice(
-    engine: Engine, tmp_path: Path, option: str
+    model: OpenedModel, tmp_path: Path, option: str
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
     files = Files(tmp_path / "fifo", tmp_path / "out.jsonl")
     value: Any = True if option == "resume" else "0/2"
     with pytest.raises(OptionsError, match=f"--{option}: .*fifo is not a regular file"):
-        run(engine, **files.fields(**{option: value}))
+        run(model, **files.fields(**{option: value}))
     with pytest.raises(OptionsError, match=f"--{option}"):
-        run(engine, input_file="-", output_file="x", **{option: value})
+        run(model, input_file="-", output_file="x", **{option: value})
 
 
 def test_nothing_is_left_of_a_run_that_failed_before_its_first_record(
-    engine: Engine, tmp_path: Path
+    model: OpenedModel, tmp_path: Path
 ) -> None:
     (tmp_path / "in.txt").write_bytes(b"\xff\n")
     (tmp_path / "out").mkdir()
     with pytest.raises(Exception, match="line 1 is not UTF-8"):
-        run(engine, input_file=tmp_path / "in.txt", output_file=tmp_path / "out" / "o")
+        run(model, input_file=tmp_path / "in.txt", output_file=tmp_path / "out" / "o")
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -236,18 +238,18 @@ def flip_bit(path: Path, share: float) -> None:
 
 
 def test_a_damaged_partial_file_is_computed_again_from_there(
-    engine: Engine, files: Files, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
-    run(engine, **files.fields())
+    run(model, **files.fields())
     whole = content_digest(files.output_file)
     files.output_file.unlink()
     stop_at(monkeypatch, "rename", stop)
     with pytest.raises(Stop):
-        run(engine, **files.fields())
+        run(model, **files.fields())
     monkeypatch.setattr(append_file, "crash_point", lambda name: None)
     flip_bit(files.partial, 0.6)
-    summary = run(engine, **files.fields(resume=True))
+    summary = run(model, **files.fields(resume=True))
     assert 1000 < summary.resumed_lines < 2000
     assert summary.resumed_lines + summary.num_lines == NUM_LINES
     assert content_digest(files.output_file) == whole
@@ -273,7 +275,7 @@ def stop_at(
 
 @pytest.mark.parametrize("name", ["out.h5", "out.parquet"])
 def test_damage_that_is_found_when_the_output_is_made_is_mended_by_resume(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
     (tmp_path / "out").mkdir()
@@ -283,12 +285,12 @@ def test_damage_that_is_found_when_the_output_is_made_is_mended_by_resume(
     job = Job(input_file=str(files.input_file), output_file=str(files.output_file))
     message = r"is not what was written.*Give the same command with --resume"
     with pytest.raises(OutputError, match=message):
-        run_job(engine, job, summaries)
-    summary = run(engine, **files.fields(resume=True))
+        run_job(model, job, summaries)
+    summary = run(model, **files.fields(resume=True))
     assert summary.resumed_lines == summaries[0].resumable_lines
     assert 500 < summary.resumed_lines < 1500
     resumed = content_digest(files.output_file)
-    run(engine, **files.fields())
+    run(model, **files.fields())
     assert content_digest(files.output_file) == resumed
 
 
@@ -537,7 +539,7 @@ def mounted_image(tmp_path: Path) -> Iterator[Callable[[], Path]]:
     ],
 )
 def test_a_disk_that_vanishes(
-    engine: Engine,
+    model: OpenedModel,
     tiny_bert: Path,
     tmp_path: Path,
     vanish: Callable[[Path], None],
@@ -571,25 +573,25 @@ def test_a_disk_that_vanishes(
         assert completed.returncode == 0, completed.stderr
         assert summary_of(summary_file)["resumed_lines"] > 1000
         whole = tmp_path / "whole.jsonl"
-        run(engine, input_file=input_file, output_file=whole)
+        run(model, input_file=input_file, output_file=whole)
         assert sha256(files.output_file) == sha256(whole)
         assert sorted(os.listdir(disk)) == [
             *("lost+found", "out.jsonl", "out.jsonl.run.json")
         ]
 
 
-def test_a_file_size_limit(engine: Engine, files: Files) -> None:
+def test_a_file_size_limit(model: OpenedModel, files: Files) -> None:
     """Where no file system can be mounted; Python ignores SIGXFSZ."""
-    run(engine, **files.fields())
+    run(model, **files.fields())
     whole = content_digest(files.output_file)
     before = files.output_file.read_bytes()
     with (
         file_size_limit(len(before) // 2),
         pytest.raises(OutputError, match="File too large"),
     ):
-        run(engine, **files.fields())
+        run(model, **files.fields())
     assert files.output_file.read_bytes() == before  # the old one
-    summary = run(engine, **files.fields(resume=True))
+    summary = run(model, **files.fields(resume=True))
     assert 0 < summary.resumed_lines < NUM_LINES
     assert content_digest(files.output_file) == whole
 
@@ -610,7 +612,7 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize("name", ["out.h5", "out.parquet"])
 def test_a_disk_that_fills_up_when_the_output_is_made_of_its_parts(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def stop(crash_point: str) -> None:
         if crash_point == "convert":
@@ -621,9 +623,9 @@ def test_a_disk_that_fills_up_when_the_output_is_made_of_its_parts(
     with monkeypatch.context() as patch:
         patch.setattr(append_file, "crash_point", stop)
         with pytest.raises(Stop):
-            run(engine, **files.fields())
+            run(model, **files.fields())
     partial_size = files.partial.stat().st_size
-    assert run(engine, **files.fields(resume=True)).resumed_lines == 1000
+    assert run(model, **files.fields(resume=True)).resumed_lines == 1000
     whole = content_digest(files.output_file)
     final_size = files.output_file.stat().st_size
     with small_disk(tmp_path) as disk:
@@ -632,11 +634,11 @@ def test_a_disk_that_fills_up_when_the_output_is_made_of_its_parts(
         other = disk / "other"
         other.write_bytes(b"x" * ((8 << 20) - partial_size - final_size // 2))
         with pytest.raises(OutputError, match=rf"{name}: .*No space left.*make room"):
-            run(engine, **on_disk.fields())
+            run(model, **on_disk.fields())
         names = [f"{name}.partial", f"{name}.partial.run.json", "other"]
         assert sorted(os.listdir(disk)) == sorted(names)
         other.unlink()
-        summary = run(engine, **on_disk.fields(resume=True))
+        summary = run(model, **on_disk.fields(resume=True))
         assert (summary.resumed_lines, summary.num_lines) == (1000, 0)
         assert summary.output_bytes == on_disk.output_file.stat().st_size
         assert sorted(os.listdir(disk)) == [name, f"{name}.run.json"]

@@ -13,6 +13,7 @@ from bert_extract import CheckpointError, FeatureExtractor, Record
 from bert_extract.checkpoints.loading import load_weights
 from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.engine import Engine
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.model.config import BertConfig
 from bert_extract.output.json_lines import JsonFormatter
 from bert_extract.progress import Summary
@@ -364,8 +365,7 @@ def test_a_checkpoint_without_a_pooler_will_do_for_all_else(tmp_path: Path) -> N
 def test_words_without_a_vector_are_counted(
     tiny_bert: Path, settings: dict[str, Any], counts: dict[str, int]
 ) -> None:
-    tiny = Engine(options_for(tiny_bert, unit="word", **settings))
-    tiny.load()
+    tiny = Engine(OpenedModel(options_for(tiny_bert, unit="word", **settings)))
     summary = Summary()
     line = "the \x01 river \u200b unaffable bank was ?"
     list(tiny.run([parse_line(line, 0)], list, summary))
@@ -376,8 +376,7 @@ def test_words_without_a_vector_are_counted(
 
 
 def test_lines_in_windows_and_truncated_pairs_are_counted(tiny_bert: Path) -> None:
-    tiny = Engine(options_for(tiny_bert, long_text="window"))
-    tiny.load()
+    tiny = Engine(OpenedModel(options_for(tiny_bert, long_text="window")))
     summary = Summary()
     texts = ["river " * 40, "the bank", "river " * 30 + "||| bank", "a ||| b"]
     list(tiny.run([parse_line(t, i) for i, t in enumerate(texts)], list, summary))
@@ -390,8 +389,7 @@ def test_lines_in_windows_and_truncated_pairs_are_counted(tiny_bert: Path) -> No
 
 def test_a_very_long_line_of_words_that_the_model_does_not_see(tiny_bert: Path) -> None:
     """Entries for all of them, in parts of bounded size, that cost no computing."""
-    tiny = Engine(options_for(tiny_bert, unit="word", layers="-1"))
-    tiny.load()
+    tiny = Engine(OpenedModel(options_for(tiny_bert, unit="word", layers="-1")))
     summary = Summary()
     texts = ["river bank " * 15_000, "river " * 5_000 + "||| bank", "the end"]
     examples = [parse_line(text, number) for number, text in enumerate(texts)]

@@ -9,9 +9,9 @@ import pytest
 from bert_extract.checkpoints.loading import load_weights
 from bert_extract.checkpoints.opened import open_checkpoint
 from bert_extract.checkpoints.safetensors_file import SafetensorsFile
-from bert_extract.engine import Engine
 from bert_extract.errors import CheckpointError, OptionsError
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import LoadedModel, OpenedModel
 from bert_extract.options import Job
 from support.make_checkpoints import (
     random_weights,
@@ -120,20 +120,20 @@ def model_dir(tiny_bert: Path, tmp_path: Path) -> Path:
 def test_a_job_has_the_weights_that_its_fingerprint_says(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(options_for(model_dir, layers="-1"))
-    load = engine.load
+    model = OpenedModel(options_for(model_dir, layers="-1"))
+    load = model.load
     prefix = model_dir / "bert_model.ckpt"
 
-    def load_others() -> None:
-        write_tf1_checkpoint(prefix, random_weights(engine.config, seed=7))
-        load()
+    def load_others() -> LoadedModel:
+        write_tf1_checkpoint(prefix, random_weights(model.config, seed=7))
+        return load()
 
-    monkeypatch.setattr(engine, "load", load_others)
+    monkeypatch.setattr(model, "load", load_others)
     (tmp_path / "in.txt").write_bytes(b"one\n")
     output_file = tmp_path / "out.json"
     job = Job(input_file=str(tmp_path / "in.txt"), output_file=str(output_file))
     with pytest.raises(CheckpointError, match=CHANGED):
-        run_job(engine, job, [])
+        run_job(model, job, [])
     assert not output_file.exists()
 
 
@@ -146,7 +146,7 @@ def test_no_file_of_a_checkpoint_that_lies_elsewhere_is_written(
     here = tmp_path / "here"
     here.mkdir()
     (here / "checkpoint").write_text(f'model_checkpoint_path: "{prefix}"\n')
-    engine = Engine(options_for(model_dir, layers="-1", init_checkpoint=str(here)))
+    model = OpenedModel(options_for(model_dir, layers="-1", init_checkpoint=str(here)))
     content = index_file.read_bytes()
     (tmp_path / "in.txt").write_bytes(b"one\n")
     job = Job(
@@ -156,5 +156,5 @@ def test_no_file_of_a_checkpoint_that_lies_elsewhere_is_written(
         overwrite=True,
     )
     with pytest.raises(OptionsError, match=r"is read \(--init_checkpoint\)"):
-        run_job(engine, job, [])
+        run_job(model, job, [])
     assert index_file.read_bytes() == content

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import check_arithmetic
-from bert_extract import Job, OutputError, engine, jobs
+from bert_extract import Job, OutputError, jobs, loaded_model
 from bert_extract.model import arithmetic, self_check
 from bert_extract.model.arithmetic import (
     BFLOAT16,
@@ -195,13 +195,13 @@ def test_what_the_environment_changes_is_in_the_fingerprint(
 
 
 def run_job(model_dir: Path, folder: Path, **options: Any) -> Summary:
-    loaded = engine.Engine(options_for(model_dir))
+    model = loaded_model.OpenedModel(options_for(model_dir))
     input_file = folder / "in.txt"
     if not input_file.exists():
         write_input(input_file, 20)
     job = Job(input_file=str(input_file), output_file=str(folder / "out"), **options)
     summaries: list[Summary] = []
-    jobs.run_job(loaded, job, summaries)
+    jobs.run_job(model, job, summaries)
     return summaries[0]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bert_extract import Job, load_features
-from bert_extract.engine import Engine
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from support.running import options_for
 
 LINES = (
@@ -56,8 +56,8 @@ def test_neurox_loads_it(
     input_file = tmp_path / "in.txt"
     input_file.write_text("\n".join(LINES) + "\n")
     output_file = tmp_path / name
-    engine = Engine(options_for(tiny_bert, layers="-1,0"))
-    run_job(engine, Job(input_file=str(input_file), output_file=str(output_file)), [])
+    model = OpenedModel(options_for(tiny_bert, layers="-1,0"))
+    run_job(model, Job(input_file=str(input_file), output_file=str(output_file)), [])
     loaded = tmp_path / "loaded.npz"
     completed = subprocess.run(
         [neurox_python, "-c", LOAD, output_file, loaded],

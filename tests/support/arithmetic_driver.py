@@ -108,7 +108,7 @@ def main() -> None:
                 num_hidden_layers=2,
             )
             options = options_for(model_dir, layers="0", precision=precision)
-            arithmetic = FeatureExtractor(options)._engine.arithmetic
+            arithmetic = FeatureExtractor(options)._engine.model.arithmetic
             found["kernels"][precision] = arithmetic.kernels
             found["is_known"][precision] = arithmetic.is_known
             found["differences"] += [

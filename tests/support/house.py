@@ -33,6 +33,7 @@ ORDER = (
     "tokenization.tokenizer",
     # model
     "model.config",
+    "model.layer_plan",
     "model.arithmetic",
     "model.modeling",
     "model.self_check",
@@ -75,6 +76,7 @@ ORDER = (
     "guard",
     "pipeline",
     "progress",
+    "loaded_model",
     "engine",
     "jobs",
     "extractor",
@@ -112,6 +114,7 @@ WITH_TENSORFLOW = (
     "checkpoints.loading",
     "checkpoints.model_dir",
     "checkpoints.sentence_model",
+    "loaded_model",
     "engine",
     "jobs",
     "extractor",

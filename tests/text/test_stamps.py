@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from bert_extract import InputError, Job
-from bert_extract import engine as engine_module
-from bert_extract.engine import Engine
+from bert_extract import InputError, Job, engine
 from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
+from bert_extract.loaded_model import OpenedModel
 from bert_extract.output.resumable import PartialWriter
 from bert_extract.progress import Summary
 from bert_extract.text import examples
@@ -164,8 +163,8 @@ def test_remote_files_are_watched() -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_bert: Path) -> Engine:
-    return Engine(options_for(tiny_bert, layers="-1"))
+def model(tiny_bert: Path) -> OpenedModel:
+    return OpenedModel(options_for(tiny_bert, layers="-1"))
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 64)
     monkeypatch.setattr(examples, "_BLOCK_SIZE", 512)
-    monkeypatch.setattr(engine_module, "_TOKENIZED_AT_ONCE", 64)
+    monkeypatch.setattr(engine, "_TOKENIZED_AT_ONCE", 64)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +220,14 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     indirect=["case"],
 )
 def test_a_run_whose_input_changes_fails_and_keeps_what_is_sound(
-    engine: Engine,
+    model: OpenedModel,
     case: Case,
     change: Callable[[Path], None],
     small_steps: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content, status = case.changing.read_bytes(), case.changing.stat()
-    run_job(engine, Job(**case.options), [])
+    run_job(model, Job(**case.options), [])
     whole = case.output_file.read_bytes()
     case.output_file.unlink()
     num_commits = 0
@@ -245,10 +244,10 @@ def test_a_run_whose_input_changes_fails_and_keeps_what_is_sound(
     summaries: list[Summary] = []
     message = f"{case.changing}: changed while it was read: had {len(content):,} bytes"
     if "output_dir" in case.options:
-        run_job(engine, Job(**case.options), summaries)
+        run_job(model, Job(**case.options), summaries)
     else:
         with pytest.raises(InputError, match=message):
-            run_job(engine, Job(**case.options), summaries)
+            run_job(model, Job(**case.options), summaries)
     (summary,) = summaries
     assert summary.error is not None
     assert message in summary.error
@@ -260,13 +259,13 @@ def test_a_run_whose_input_changes_fails_and_keeps_what_is_sound(
     # It is as it was again; a copy from a backup, most likely.
     case.changing.write_bytes(content)
     os.utime(case.changing, ns=(status.st_atime_ns, status.st_mtime_ns))
-    run_job(engine, Job(**case.options, resume=True), summaries)
+    run_job(model, Job(**case.options, resume=True), summaries)
     assert summaries[1].resumed_lines == summary.resumable_lines
     assert case.output_file.read_bytes() == whole
 
 
 def test_a_shard_whose_lines_were_counted_before_is_refused(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [write_input(tmp_path / name, 50) for name in ("a.txt", "b.txt")]
 
@@ -282,16 +281,16 @@ def test_a_shard_whose_lines_were_counted_before_is_refused(
         shard="1/2",
     )
     with pytest.raises(InputError, match=r"a\.txt: changed while it was read"):
-        run_job(engine, job, [])
+        run_job(model, job, [])
 
 
 @pytest.mark.parametrize("case", ["plain", "gz", "shard"], indirect=True)
 def test_an_input_that_stays_is_no_trouble(
-    engine: Engine, case: Case, small_steps: None
+    model: OpenedModel, case: Case, small_steps: None
 ) -> None:
     summaries: list[Summary] = []
-    run_job(engine, Job(**case.options), summaries)
+    run_job(model, Job(**case.options), summaries)
     first = sha256(case.output_file)
-    run_job(engine, Job(**case.options), summaries)
+    run_job(model, Job(**case.options), summaries)
     assert sha256(case.output_file) == first
     assert [summary.error for summary in summaries] == [None, None]
