@@ -88,7 +88,7 @@ def die_of(stopped: Stopped) -> int:
 @contextlib.contextmanager
 def silent_imports() -> Iterator[None]:
     """Keeps standard error and the disk free of what imports leave there."""
-    with _silence(), _no_search_for_a_temporary_folder():
+    with _silence(), _no_search_for_a_temporary_folder(), _no_matplotlib():
         yield
 
 
@@ -152,6 +152,23 @@ def _no_search_for_a_temporary_folder() -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = tempdir
+
+
+@contextlib.contextmanager
+def _no_matplotlib() -> Iterator[None]:
+    """Hides matplotlib from Keras, which imports it wherever it is installed.
+
+    That takes a second, and leaves folders of settings and fonts in the user's home.
+    The command computes and draws nothing; what others import later is not touched.
+    """
+    if "matplotlib" in sys.modules:
+        yield
+        return
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Python's way to say no
+    try:
+        yield
+    finally:
+        sys.modules.pop("matplotlib", None)
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -991,3 +991,29 @@ sys.addaudithook(hook)
 from bert_extract import cli
 print(cli.main(), *written, sep="\\n")
 """
+
+
+def test_what_the_command_imports_does_not_find_matplotlib_and_others_do(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "matplotlib.py").write_text("print('imported')\n")
+    code = """
+from bert_extract import process
+with process.silent_imports():
+    try:
+        import matplotlib.pyplot
+    except ImportError:
+        print("hidden")
+import matplotlib
+with process.silent_imports():
+    import matplotlib  # whoever has it keeps it
+"""
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert completed.stdout.split() == ["hidden", "imported"]
