@@ -20,6 +20,7 @@ from bert_extract.output import hdf5, parquet
 from bert_extract.output.compression import open_members
 from bert_extract.output.json_lines import Record
 from bert_extract.output.json_parser import JsonParser, linex_index_of
+from bert_extract.output.parts import parts_with
 from bert_extract.output.selection import Layers, Selection, make_selection
 
 Path = str | os.PathLike[str]
@@ -46,7 +47,8 @@ def read_features(
 
     Args:
       path: a file that `bert-extract` wrote in any of its formats, or JSON lines as
-        upstream's extract_features.py writes them; or several files, such as the
+        upstream's extract_features.py writes them; or a folder of parts that is
+        complete, as a job on a cluster leaves it; or several of these, such as the
         outputs of shards, which are read one after the other. The format is told by
         the content, and by the name where that says nothing.
       layers: the layers to read, in this order, each as the file calls it: `-1`,
@@ -93,8 +95,13 @@ def load_features(
 
 
 def _read_files(paths: Iterable[Path], selection: Selection) -> Iterator[Record]:
-    for path in paths:
-        yield from _read_file(os.fspath(path), selection)
+    for each in paths:
+        path = os.fspath(each)
+        if os.path.isdir(path):
+            for part in parts_with(path, selection.lines):
+                yield from _read_file(part, selection)
+        else:
+            yield from _read_file(path, selection)
 
 
 def _read_file(path: str, selection: Selection) -> Iterator[Record]:

@@ -68,6 +68,7 @@ ORDER = (
     "output.frames",
     "output.hdf5",
     "output.parquet",
+    "output.parts",
     "output.reading",
     "output.fingerprints",
     "output.resumable",
@@ -79,6 +80,10 @@ ORDER = (
     "loaded_model",
     "engine",
     "jobs",
+    # cluster
+    "cluster.plan",
+    "cluster.join",
+    # the trunk
     "extractor",
     "process",
     "parsing",
@@ -96,7 +101,10 @@ WINGS: dict[str, tuple[str, ...]] = {
     "inputs": ("text", "tokenization"),
     "checkpoints": ("tokenization", "model"),
     "output": ("text", "inputs", "model"),
+    "cluster": ("text", "output"),
 }
+# The wing that does whole jobs, and so stands upon the trunk's rooms that do them.
+UPPER_WING = "cluster"
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITH_TENSORFLOW = (
