@@ -184,15 +184,25 @@ def test_a_run_that_is_killed_at_a_random_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("seed", range(1, 31))
-def test_runs_that_are_killed_at_30_random_moments(
+@pytest.mark.parametrize(
+    ("suffix", "seed"),
+    [
+        # Each moment costs two processes and more.
+        *((SUFFIXES[0], seed) for seed in range(1, 31)),
+        *(
+            (suffix, 100 * number + seed)
+            for number, suffix in enumerate(SUFFIXES[1:], 1)
+            for seed in range(10)
+        ),
+    ],
+)
+def test_runs_that_are_killed_at_random_moments(
     tiny_bert: Path,
     tmp_path: Path,
     input_file: Path,
     wholes: dict[str, Whole],
-    seed: int,
     suffix: str,
+    seed: int,
 ) -> None:
     folder = tmp_path / "output"
     folder.mkdir()
