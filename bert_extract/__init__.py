@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     )
     from bert_extract.extractor import FeatureExtractor
     from bert_extract.options import Job, Options
-    from bert_extract.output.json_lines import Record
     from bert_extract.output.reading import load_features, read_features
+    from bert_extract.output.record import Record
     from bert_extract.progress import Summary
     from bert_extract.version import __version__
 
@@ -45,7 +45,7 @@ _HOMES = {
     "FeatureExtractor": "extractor",
     "Job": "options",
     "Options": "options",
-    "Record": "output.json_lines",
+    "Record": "output.record",
     "Summary": "progress",
     "__version__": "version",
     "load_features": "output.reading",

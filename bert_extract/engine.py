@@ -25,7 +25,7 @@ from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import devices
 from bert_extract.model.layer_plan import LayerPlan
 from bert_extract.model.pooling import Layers, mix_layers
-from bert_extract.output.json_lines import Record
+from bert_extract.output.record import RecordPart
 from bert_extract.output.record_builder import RecordBuilder
 from bert_extract.pipeline import EncodedGroup, Pipeline
 from bert_extract.progress import Summary
@@ -90,7 +90,7 @@ class Engine:
     def run(
         self,
         examples: Iterable[Example],
-        encode: Callable[[Sequence[Record]], Encoded],
+        encode: Callable[[Sequence[RecordPart]], Encoded],
         summary: Summary,
         keeps_line: bool = False,
         may_pause: bool = False,
@@ -102,7 +102,7 @@ class Engine:
           encode: what to make of a group of consecutive records and parts of records;
             called from several threads at once.
           summary: its counts go up as groups are yielded.
-          keeps_line: whether records, or their first parts, have their line's text.
+          keeps_line: whether the first part of each record has its line's text.
           may_pause: whether the examples may be slow to come: those that are there
             wait for others for a second at most. Groups depend on it then.
 
@@ -120,8 +120,8 @@ class Engine:
             lines: Sequence[Features], outputs: Sequence[_Computed | None]
         ) -> tuple[Encoded, int]:
             layers = [None if o is None else o.layers for o in outputs]
-            records = builder.to_records(lines, layers)
-            return encode(records), sum(o.num_slots for o in outputs if o is not None)
+            parts = builder.to_parts(lines, layers)
+            return encode(parts), sum(o.num_slots for o in outputs if o is not None)
 
         pipeline: Pipeline[Features, _Computed, tuple[Encoded, int]] = Pipeline(
             plan=self._plan,

@@ -14,7 +14,12 @@ from bert_extract.errors import ArgumentTypeError, BertExtractError
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job, Options
-from bert_extract.output.json_lines import Record, check_finite, join_parts
+from bert_extract.output.record import (
+    Record,
+    RecordPart,
+    check_finite,
+    join_records,
+)
 from bert_extract.progress import RecordBar, Summary, summarizing
 from bert_extract.text.examples import Example, parse_line, to_pair
 
@@ -153,15 +158,15 @@ class FeatureExtractor:
             self._runs.add(groups)
         num_lines = len(lines) if isinstance(lines, Sized) else None
         bar = RecordBar(num_lines, progress)
-        parts: list[Record] = []  # of one line
+        records: list[Record] = []  # of one line's parts
         try:
             for group in groups:
-                for record in group.encoded:
-                    parts.append(record)
-                    if record.is_last:
+                for part in group.encoded:
+                    records.append(part.record)
+                    if part.is_last:
                         bar.count()
-                        yield join_parts(parts)
-                        parts.clear()
+                        yield join_records(records)
+                        records.clear()
                         self._opened()
         finally:
             wanted.stop()
@@ -239,7 +244,7 @@ def _to_example(index: int, line: Line, pairs: bool) -> Example:
     )
 
 
-def _checked(records: Sequence[Record]) -> Sequence[Record]:
-    for record in records:
-        check_finite(record)
-    return records
+def _checked(parts: Sequence[RecordPart]) -> Sequence[RecordPart]:
+    for part in parts:
+        check_finite(part)
+    return parts

@@ -31,7 +31,7 @@ from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import arithmetic
 from bert_extract.options import MODEL_POOLING, Job, parse_shard
 from bert_extract.output import hdf5
-from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import (
     OutputSpec,
     Writer,

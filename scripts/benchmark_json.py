@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bert_extract.output.json_lines import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import Record, RecordPart
 
 INDEXES = (-1, -2, -3, -4)
 SHAPES = {"MiniLM, 35 tokens": (35, 384), "BERT-Base, 128 tokens": (128, 768)}
@@ -33,8 +34,9 @@ def make_record(num_tokens: int, hidden_size: int) -> Record:
     return Record(0, tokens, INDEXES, tuple(layers))
 
 
-def original(record: Record) -> bytes:
+def original(part: RecordPart) -> bytes:
     """Write the record as upstream's extract_features.py does."""
+    record = part.record
     features = [
         {
             "token": token,
@@ -50,13 +52,16 @@ def original(record: Record) -> bytes:
 
 
 def seconds(
-    write: Callable[[Record], object], record: Record, num_threads: int, calls: int
+    write: Callable[[RecordPart], object],
+    part: RecordPart,
+    num_threads: int,
+    calls: int,
 ) -> float:
     """Measure a call's wall time when every thread makes `calls` of them."""
 
     def work() -> None:
         for _ in range(calls):
-            write(record)
+            write(part)
 
     with ThreadPoolExecutor(num_threads) as pool:
         begin = time.perf_counter()
@@ -72,7 +77,7 @@ def main() -> None:
     parser.add_argument("--num_threads", type=int, default=2)
     arguments = parser.parse_args()
 
-    ways: dict[str, Callable[[Record], object]] = {"json.dumps": original}
+    ways: dict[str, Callable[[RecordPart], object]] = {"json.dumps": original}
     for kernel in ("python", "scalar", "avx2", "compiled"):
         try:
             ways[kernel] = JsonFormatter(INDEXES, kernel=kernel).format
@@ -80,15 +85,15 @@ def main() -> None:
             print(f"left out: {error}")
 
     for name, shape in SHAPES.items():
-        record = make_record(*shape)
+        part = RecordPart(make_record(*shape))
         num_values = shape[0] * shape[1] * len(INDEXES)
-        expected = original(record)
+        expected = original(part)
         cells: dict[tuple[str, int], list[float]] = {}
         for _ in range(arguments.repeats):
             for way, write in ways.items():
                 for num_threads in (1, arguments.num_threads):
                     calls = 1 if way in ("json.dumps", "python") else 50
-                    spent = seconds(write, record, num_threads, calls)
+                    spent = seconds(write, part, num_threads, calls)
                     cells.setdefault((way, num_threads), []).append(spent)
         print(
             f"{name}, {len(INDEXES)} layers: {len(expected) / num_values:.1f} B/value"

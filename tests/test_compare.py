@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_extract.output.json_lines import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import Record, RecordPart
 
 COMPARE = Path(__file__).parent.parent / "scripts" / "compare.py"
 
 
 def write(path: Path, rows: list[list[float]], tokens: tuple[str, ...]) -> Path:
     layer = np.array(rows, np.float32)
-    line = JsonFormatter([-1]).format(Record(0, tokens, (-1,), (layer,)))
+    record = Record(0, tokens, (-1,), (layer,))
+    line = JsonFormatter([-1]).format(RecordPart(record))
     path.write_bytes(line)
     return path
 

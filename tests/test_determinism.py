@@ -15,6 +15,7 @@ import pytest
 
 from bert_extract import FeatureExtractor, Record
 from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import RecordPart
 from support.nasty_text import nasty_lines
 from support.running import options_for, real_lines, write_random_model
 
@@ -22,7 +23,7 @@ from support.running import options_for, real_lines, write_random_model
 def content_of(record: Record) -> bytes:
     """The bytes of a record, but for its number in the input."""
     numbered = Record(0, record.tokens, record.indexes, record.layers)
-    return bytes(JsonFormatter(record.indexes).format(numbered))
+    return bytes(JsonFormatter(record.indexes).format(RecordPart(numbered)))
 
 
 def contents(

@@ -15,18 +15,19 @@ from bert_extract.model import arithmetic, devices
 from bert_extract.model.config import BertConfig
 from bert_extract.model.devices import Device
 from bert_extract.model.layer_plan import LayerPlan
+from bert_extract.output.record import RecordPart
 from bert_extract.progress import Summary
 from bert_extract.text.examples import Example
 from support.running import options_for, write_random_model
 
 
-def unchanged(records: Sequence[Record]) -> Sequence[Record]:
-    return records
+def records_of(parts: Sequence[RecordPart]) -> Sequence[Record]:
+    return [part.record for part in parts]
 
 
 def run(tiny: Engine, lines: Sequence[str], summary: Summary) -> list[Record]:
     examples = [Example(number, line, None) for number, line in enumerate(lines)]
-    groups = tiny.run(examples, unchanged, summary)
+    groups = tiny.run(examples, records_of, summary)
     return [record for group in groups for record in group.encoded]
 
 
@@ -39,7 +40,7 @@ def test_counts_go_up_as_groups_are_given(tiny: Engine) -> None:
     summary = Summary()
     examples = [Example(i, "the river", "the bank" * (i % 2)) for i in range(20)]
     counts = []
-    for group in tiny.run(examples, unchanged, summary):
+    for group in tiny.run(examples, records_of, summary):
         assert len(group.lines) == len(group.encoded)
         counts.append((summary.num_lines, summary.num_pairs, group.ends_window))
     # Every other text_b is empty: no pair, as the original counts.
@@ -61,7 +62,7 @@ def test_what_was_read_before_an_error_is_given(tiny: Engine) -> None:
         raise InputError("line 21 is not UTF-8")
 
     seen: list[int] = []
-    groups = tiny.run(broken(), unchanged, Summary())
+    groups = tiny.run(broken(), records_of, Summary())
     with pytest.raises(InputError, match="line 21"):
         seen.extend(record.linex_index for group in groups for record in group.encoded)
     assert seen == [*range(16)]  # whole groups
@@ -106,7 +107,7 @@ def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:
     # A text_b without a wordpiece is none.
     examples = [Example(i, "w1", "" if i < 9 else "w2") for i in range(20)]
     seen: list[int] = []
-    groups = single.run(examples, unchanged, Summary())
+    groups = single.run(examples, records_of, Summary())
     with pytest.raises(InputError) as caught:
         seen.extend(record.linex_index for group in groups for record in group.encoded)
     assert str(caught.value) == (

@@ -153,7 +153,7 @@ def test_records_are_equal_if_their_bits_are(extractor: FeatureExtractor) -> Non
     changed = dataclasses.replace(first[0], layers=(vectors, first[0].layers[1]))
     assert changed != first[0]
     assert dataclasses.replace(first[0], layers=first[0].layers[:1]) != first[0]
-    assert dataclasses.replace(first[0], line="the river bank") != first[0]
+    assert dataclasses.replace(first[0], texts=("a",) * 5) != first[0]
     zero, nan = (Record(0, (), (-1,), (np.full((1, 1), x, "f4"),)) for x in (0, np.nan))
     minus = dataclasses.replace(zero, layers=(-zero.layers[0],))
     assert nan == dataclasses.replace(nan)

@@ -30,7 +30,7 @@ from bert_extract import (
 )
 from bert_extract.formats import FORMATS, JSONL
 from bert_extract.loaded_model import LoadedModel
-from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 from support.running import TIMEOUT, flags_for, options_for
 

@@ -36,7 +36,7 @@ from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import outputs_in
-from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 from bert_extract.progress import Summary
 from support.job_runs import TIME_LIMIT, Command, sha256, summary_of, write_input

@@ -14,7 +14,8 @@ from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.output import record_builder
-from bert_extract.output.json_lines import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import RecordPart
 from bert_extract.progress import Summary
 from bert_extract.text.examples import Example
 from support.nasty_text import nasty_lines
@@ -155,16 +156,16 @@ def test_a_part_that_fails_ends_the_run(
 ) -> None:
     """The parts behind it wait for what it would have handed on."""
     num_made = 0
-    make = record_builder.RecordBuilder.to_record
+    make = record_builder.RecordBuilder.to_part
 
-    def failing(*args: Any) -> Record:
+    def failing(*args: Any) -> RecordPart:
         nonlocal num_made
         num_made += 1
         if num_made == 20:
             raise NotFiniteError("here")
         return make(*args)
 
-    monkeypatch.setattr(record_builder.RecordBuilder, "to_record", failing)
+    monkeypatch.setattr(record_builder.RecordBuilder, "to_part", failing)
     tiny = Engine(runner.model(kind))
     groups = tiny.run([long_line("unaffable " * 900)], list, Summary())
     with pytest.raises(NotFiniteError, match="here"):
@@ -175,13 +176,13 @@ def test_the_parts_of_a_line_are_one_line_of_json(runner: Runner) -> None:
     words = Engine(runner.model("words"))
     formatter = JsonFormatter(words.model.layer_plan.layer_names)
     groups = words.run([long_line("unaffable river " * 300)], list, Summary())
-    records = [record for group in groups for record in group.encoded]
-    assert len(records) > 50
-    text = b"".join(bytes(formatter.format(record)) for record in records)
+    parts = [part for group in groups for part in group.encoded]
+    assert len(parts) > 50
+    text = b"".join(bytes(formatter.format(part)) for part in parts)
     assert text.count(b"\n") == 1
     assert text.count(b'"token": "unaffable"') == 300
-    positions = [record.position for record in records]
-    sizes = [len(record.tokens) for record in records]
+    positions = [part.position for part in parts]
+    sizes = [len(part.record.tokens) for part in parts]
     assert positions == [sum(sizes[:number]) for number in range(len(sizes))]
 
 
@@ -193,19 +194,21 @@ def test_runs_of_one_engine_hand_nothing_to_each_other(
     tiny = Engine(runner.model(kind))
     has_begun, may_go_on = threading.Event(), threading.Event()
 
-    def waiting(records: Sequence[Record]) -> list[Record]:
+    def waiting(parts: Sequence[RecordPart]) -> list[RecordPart]:
         has_begun.set()
         may_go_on.wait(PATIENCE)
-        return list(records)
+        return list(parts)
 
-    def run(encode: Callable[[Sequence[Record]], list[Record]]) -> Iterator[Record]:
+    def run(
+        encode: Callable[[Sequence[RecordPart]], list[RecordPart]],
+    ) -> Iterator[RecordPart]:
         # Words of sixty wordpieces, and windows of seven.
         example = long_line(("unaffable" * 20 + " river ") * 60)
         for group in tiny.run([example], encode, Summary()):
             yield from group.encoded
 
     expected = list(run(list))
-    slow: list[Record] = []
+    slow: list[RecordPart] = []
     thread = threading.Thread(target=lambda: slow.extend(run(waiting)), daemon=True)
     thread.start()
     assert has_begun.wait(PATIENCE)

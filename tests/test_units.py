@@ -16,6 +16,7 @@ from bert_extract.engine import Engine
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.model.config import BertConfig
 from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import RecordPart
 from bert_extract.progress import Summary
 from bert_extract.text.examples import parse_line
 from bert_extract.tokenization.tokenizer import Tokenizer
@@ -231,7 +232,8 @@ def test_offsets_do_not_change_a_vector(runs: Runs) -> None:
 
 def as_json(record: Record, **changes: Any) -> bytes:
     fields = {name: getattr(record, name) for name in record.__dataclass_fields__}
-    return bytes(JsonFormatter(record.indexes).format(Record(**{**fields, **changes})))
+    part = RecordPart(Record(**{**fields, **changes}))
+    return bytes(JsonFormatter(record.indexes).format(part))
 
 
 # ----------------------------------------------------------------------- long texts
@@ -394,13 +396,14 @@ def test_a_very_long_line_of_words_that_the_model_does_not_see(tiny_bert: Path) 
     texts = ["river bank " * 15_000, "river " * 5_000 + "||| bank", "the end"]
     examples = [parse_line(text, number) for number, text in enumerate(texts)]
     groups = tiny.run(examples, list, summary)
-    parts = [record for group in groups for record in group.encoded]
-    assert max(len(part.tokens) for part in parts) <= 1024
-    assert sum(len(part.tokens) for part in parts) == 30_000 + 5_001 + 2
+    parts = [part for group in groups for part in group.encoded]
+    assert max(len(part.record.tokens) for part in parts) <= 1024
+    assert sum(len(part.record.tokens) for part in parts) == 30_000 + 5_001 + 2
     assert sum(part.is_last for part in parts) == summary.num_lines == 3
     assert summary.num_words_without_vector == 30_000 - 30 + 5_000 - 28
     assert summary.num_tokens < 32 + 3 * 32
-    last_word = [part for part in parts if part.linex_index == 1][-1]
+    records = [part.record for part in parts]
+    last_word = [record for record in records if record.linex_index == 1][-1]
     assert last_word.tokens[-1] == "bank"
     assert last_word.texts is not None
     assert last_word.texts[-1] == "b"

@@ -1,4 +1,4 @@
-"""Record <-> frame: an append-only file of records with their values as they are.
+"""RecordPart <-> frame: an append-only file of parts, with their values as they are.
 
 Formats that cannot be gone on with after a crash (HDF5, Parquet) are made from it when
 all records are there. A frame is a record or a part of one:
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from bert_extract.errors import NotFiniteError, OutputError
 from bert_extract.output.append_file import Buffer
 from bert_extract.output.checksum import crc32
-from bert_extract.output.json_lines import Record, check_finite
+from bert_extract.output.record import Record, RecordPart, check_finite
 
 MAGIC = b"BXF1"
 _HEADER = struct.Struct("<4sIQII")
@@ -43,7 +43,7 @@ class BrokenFrameError(Exception):
 class Frame:
     """A record, or a part of one, whose vectors are still in the file."""
 
-    part: Record  # without its layers
+    part: RecordPart  # its record without its layers
     shape: tuple[int, int, int]  # num_layers, num_tokens, size
     dtype: str  # "float32" or "float16"
     vectors_crc: int
@@ -66,7 +66,7 @@ class FrameEncoder:
         """
         self._dtype = np.dtype(vector_dtype)
 
-    def __call__(self, parts: Sequence[Record]) -> list[Buffer]:
+    def __call__(self, parts: Sequence[RecordPart]) -> list[Buffer]:
         """Encodes a group.
 
         Raises:
@@ -74,10 +74,11 @@ class FrameEncoder:
         """
         return [self._encode(part) for part in parts]
 
-    def _encode(self, part: Record) -> Buffer:
+    def _encode(self, part: RecordPart) -> Buffer:
         check_finite(part)
-        size = part.layers[0].shape[1] if part.layers else 0
-        shape = (len(part.layers), len(part.tokens), size)
+        record = part.record
+        size = record.layers[0].shape[1] if record.layers else 0
+        shape = (len(record.layers), len(record.tokens), size)
         head = _to_head(part, shape, self._dtype)
         start = _HEADER.size + len(head)
         num_bytes = int(np.prod(shape)) * self._dtype.itemsize
@@ -85,7 +86,7 @@ class FrameEncoder:
         frame = np.empty(start + num_bytes, np.uint8)
         vectors = frame[start:].view(self._dtype).reshape(shape)
         with np.errstate(over="ignore"):  # it is found below
-            for number, layer in enumerate(part.layers):
+            for number, layer in enumerate(record.layers):
                 vectors[number] = layer
         if self._dtype == np.float16:
             _check_range(part, vectors)
@@ -100,27 +101,31 @@ class FrameEncoder:
         return frame.data
 
 
-def _check_range(part: Record, vectors: NDArray[Any]) -> None:
+def _check_range(part: RecordPart, vectors: NDArray[Any]) -> None:
     """Refuses what became infinite on its way to float16."""
     is_finite = np.isfinite(vectors)
     if is_finite.all():
         return
-    layer, position, column = np.argwhere(~is_finite)[0].tolist()
+    record = part.record
+    layer, row, column = np.argwhere(~is_finite)[0].tolist()
     raise NotFiniteError(
-        f"linex_index {part.linex_index}, token {part.position + position} "
-        f"({part.tokens[position]!r}), layer {part.indexes[layer]}: float16 holds at "
-        f"most {_MAX_FLOAT16:,}, found {part.layers[layer][position, column]}; give "
+        f"linex_index {record.linex_index}, token {part.position + row} "
+        f"({record.tokens[row]!r}), layer {record.indexes[layer]}: float16 holds at "
+        f"most {_MAX_FLOAT16:,}, found {record.layers[layer][row, column]}; give "
         "--vector_dtype=float32"
     )
 
 
-def _to_head(part: Record, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> bytes:
+def _to_head(
+    part: RecordPart, shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> bytes:
+    record = part.record
     head = {
-        "linex_index": part.linex_index,
-        "tokens": part.tokens,
-        "indexes": part.indexes,
-        "texts": part.texts,
-        "offsets": part.offsets,
+        "linex_index": record.linex_index,
+        "tokens": record.tokens,
+        "indexes": record.indexes,
+        "texts": record.texts,
+        "offsets": record.offsets,
         "line": part.line,
         "position": part.position,
         "is_first": part.is_first,
@@ -243,9 +248,10 @@ def _read_head(descriptor: int, start: int) -> Frame:
     )
 
 
-def _to_part(head: dict[str, Any]) -> Record:
+def _to_part(head: dict[str, Any]) -> RecordPart:
     texts, offsets = head.pop("texts"), head.pop("offsets")
-    return Record(
+    record = Record(
+        linex_index=head.pop("linex_index"),
         tokens=tuple(head.pop("tokens")),
         indexes=tuple(head.pop("indexes")),
         layers=(),
@@ -253,8 +259,8 @@ def _to_part(head: dict[str, Any]) -> Record:
         offsets=None
         if offsets is None
         else tuple(None if span is None else tuple(span) for span in offsets),
-        **head,
     )
+    return RecordPart(record, **head)
 
 
 def _read_vectors(descriptor: int, frame: Frame) -> NDArray[Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from bert_extract.errors import InputError
 from bert_extract.output import append_file
 from bert_extract.output.frames import Frame, FrameReader
-from bert_extract.output.json_lines import Record, RecordSchema
+from bert_extract.output.record import Record, RecordPart, RecordSchema
 from bert_extract.output.selection import EVERYTHING, Selection
 
 _SENTENCES = "sentence_to_index"
@@ -48,13 +48,13 @@ def text_size(line: str) -> int:
 # ------------------------------------------------------------------------- writing
 
 
-def write(frames_file: str, output_file: str, kind: RecordSchema) -> None:
+def write(frames_file: str, output_file: str, schema: RecordSchema) -> None:
     """Makes an HDF5 file of a file of frames.
 
     Args:
       frames_file: the whole records.
       output_file: the file to make.
-      kind: what the records have in common.
+      schema: what the records have in common.
 
     Raises:
       OutputError: a frame is broken.
@@ -68,7 +68,7 @@ def write(frames_file: str, output_file: str, kind: RecordSchema) -> None:
     ):
         disk = _Disk(raw.fileno())
         with h5py.File(disk, "w", libver=_LIBRARY_VERSIONS) as file:
-            file.attrs["layers"] = json.dumps(kind.indexes)
+            file.attrs["layers"] = json.dumps(schema.layer_names)
             sentences = _Sentences()
             entries = _Entries()
             for frame in reader.frames():
@@ -181,7 +181,7 @@ class _Sentences:
         self._object = _JsonText("{}")
         self._counts: dict[bytes, int] = {}  # by digest: lines may be long
 
-    def add(self, part: Record) -> None:
+    def add(self, part: RecordPart) -> None:
         """Adds a line if this is its first part."""
         if not part.is_first:
             return
@@ -194,7 +194,7 @@ class _Sentences:
             count += 1  # some line is called that
         self._counts[_digest(line)] = count
         self._counts.setdefault(_digest(name), 1)
-        self._object.add(f'{json.dumps(name)}: "{part.linex_index}"')
+        self._object.add(f'{json.dumps(name)}: "{part.record.linex_index}"')
 
     def text(self) -> str:
         """The JSON object."""
@@ -217,9 +217,10 @@ class _Entries:
         """Adds a part."""
         if self.start is None:
             self.start = frame.start
-        self.num_tokens += len(frame.part.tokens)
+        record = frame.part.record
+        self.num_tokens += len(record.tokens)
         for name in ("tokens", "texts", "offsets"):
-            values = getattr(frame.part, name)
+            values = getattr(record, name)
             if values is not None:
                 entries = self._lists.setdefault(name, _JsonText("[]"))
                 entries.add(json.dumps(values)[1:-1])
@@ -232,7 +233,7 @@ class _Entries:
 def _write_record(
     file: Any, reader: FrameReader, last: Frame, entries: _Entries
 ) -> None:
-    name = str(last.part.linex_index)
+    name = str(last.part.record.linex_index)
     if entries.start == last.start:
         dataset = file.create_dataset(name, data=reader.read_vectors(last))
     else:
@@ -242,7 +243,7 @@ def _write_record(
         assert entries.start is not None
         end = 0
         for frame in reader.frames(entries.start, last.end):
-            start, end = end, end + len(frame.part.tokens)
+            start, end = end, end + len(frame.part.record.tokens)
             dataset[:, start:end] = reader.read_vectors(frame)
     for key, text in entries.attributes().items():
         dataset.attrs[key] = text

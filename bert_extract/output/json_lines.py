@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import importlib.util
-import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.errors import InputError, NotFiniteError
+from bert_extract.errors import InputError
+from bert_extract.output.record import Record, RecordPart, check_finite
 
 # The compiled kernel's bound: "-123456789.123456, " is 19 bytes, and its last store
 # may reach 63 bytes too far. The proof stands in _json_kernel.c.
@@ -25,108 +23,9 @@ _SPARE_BYTES = 64
 # Wordpieces have at most 200 characters; longer tokens come once and are not kept.
 _MAX_CACHED_TOKEN_LENGTH = 200
 
-# What a record's repr has of it.
-_MOST_TOKENS_SHOWN = 16
-_MOST_CHARS_SHOWN = 40
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Record:
-    """The vectors of one input line, or of a part of a long one.
-
-    The parts of a line come in order, and their entries together are the line's. A
-    part may have no entries at all. Records are equal if all they hold is, and their
-    vectors are bit for bit. Their repr says what they are, and not each number.
-    """
-
-    linex_index: int  # the line's number; upstream's spelling, which readers know
-    tokens: tuple[str, ...]  # one an entry: [CLS] .. [SEP], words, or "[MEAN]"
-    # The layers as asked for: -1, 0, "embeddings", or what pooling made of them.
-    indexes: tuple[int | str, ...]
-    layers: tuple[NDArray[np.float32], ...]  # each float32 [num_tokens, size]
-    texts: tuple[str, ...] | None = None  # "a" or "b" for each word of a pair
-    # Where each entry stands in the line, in characters; None for [CLS] and [SEP].
-    offsets: tuple[tuple[int, int] | None, ...] | None = None
-    line: str | None = None  # the line's text, where the format keeps it
-    position: int = 0  # entries of the line in the parts before this one
-    is_first: bool = True  # this part begins the line's record
-    is_last: bool = True  # this part ends it
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """All layers in one array, float32 [num_layers, num_tokens, size]."""
-        if not self.layers:
-            return np.zeros((0, len(self.tokens), 0), np.float32)
-        return np.stack(self.layers)
-
-    def __repr__(self) -> str:
-        """<Record 1: layers=-1,-2 shape=(2, 5, 32) tokens=[CLS] the bank [SEP]>."""
-        shape = (len(self.layers), *(self.layers[0].shape if self.layers else ()))
-        tokens = [_shown(token) for token in self.tokens[:_MOST_TOKENS_SHOWN]]
-        if len(self.tokens) > _MOST_TOKENS_SHOWN:
-            tokens += ["..", _shown(self.tokens[-1])]
-        indexes = ",".join(map(str, self.indexes))
-        return (
-            f"<Record {self.linex_index}: layers={indexes} shape={shape} "
-            f"tokens={' '.join(tokens)}>"
-        )
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Record):
-            return NotImplemented
-        return _plain_fields(self) == _plain_fields(other) and all(
-            map(_are_same_bits, self.layers, other.layers)
-        )
-
-
-def _shown(token: str) -> str:
-    """A token as the repr has it, on one line: words may be long, and hold controls."""
-    start = token[:_MOST_CHARS_SHOWN]
-    shown = start if start.isprintable() else repr(start)[1:-1]
-    return shown if start == token else f"{shown}.."
-
-
-def _plain_fields(record: Record) -> list[object]:
-    """All but the vectors, and how many arrays of these there are."""
-    names = [each.name for each in dataclasses.fields(record) if each.name != "layers"]
-    return [len(record.layers), *(getattr(record, name) for name in names)]
-
-
-def _are_same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-    """Not ==, for which 0.0 is -0.0, and NaN not itself."""
-    is_alike = one.shape == other.shape and one.dtype == other.dtype
-    return is_alike and one.tobytes() == other.tobytes()
-
-
-def join_parts(parts: Sequence[Record]) -> Record:
-    """Makes one record of consecutive parts of a line."""
-    if len(parts) == 1:
-        return parts[0]
-    texts = [part.texts for part in parts if part.texts is not None]
-    offsets = [part.offsets for part in parts if part.offsets is not None]
-    layers = zip(*(part.layers for part in parts), strict=True)
-    return dataclasses.replace(
-        parts[0],
-        tokens=tuple(itertools.chain.from_iterable(part.tokens for part in parts)),
-        layers=tuple(np.concatenate(pieces) for pieces in layers),
-        texts=tuple(itertools.chain.from_iterable(texts)) if texts else None,
-        offsets=tuple(itertools.chain.from_iterable(offsets)) if offsets else None,
-        is_last=parts[-1].is_last,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSchema:
-    """What all records of a run have in common."""
-
-    indexes: tuple[int | str, ...]
-    size: int  # of one vector
-    has_texts: bool = False  # whether some may have texts
-    has_offsets: bool = False
-
 
 def _load_kernel() -> ctypes.CDLL | None:
-    """Load the compiled kernel; None where it was not built."""
+    """Loads the compiled kernel; None where it was not built."""
     spec = importlib.util.find_spec("bert_extract.output._json_kernel")
     if spec is None or spec.origin is None:
         return None
@@ -171,7 +70,7 @@ class JsonFormatter:
     """
 
     def __init__(
-        self, indexes: Sequence[int | str], *, kernel: str | None = None
+        self, layer_names: Sequence[int | str], *, kernel: str | None = None
     ) -> None:
         if kernel is None:
             kernel = "python" if _KERNEL is None else "compiled"
@@ -184,17 +83,17 @@ class JsonFormatter:
         if kernel == "avx2" and _KERNEL and _KERNEL.bert_extract_json_form(1) != 1:
             raise ValueError("kernel='avx2': the CPU or the compiler has no AVX2")
         self.kernel = kernel
-        self._indexes = tuple(indexes)
-        self._layer_pieces = layer_pieces(self._indexes)
+        self._layer_names = tuple(layer_names)
+        self._layer_pieces = layer_pieces(self._layer_names)
         self._layer_blob = b"".join(self._layer_pieces)
         self._layer_ends = ends_of(self._layer_pieces)
 
-    def format(self, record: Record) -> memoryview:
-        """Write one record, or a part of one, as ASCII.
+    def format(self, part: RecordPart) -> memoryview:
+        """Writes one record, or a part of one, as ASCII.
 
         Args:
-          record: its indexes are the formatter's; its layers are float32
-            [num_tokens, size], C-contiguous or copied to be so.
+          part: its layers are named as the formatter's, float32 [num_tokens, size],
+            C-contiguous or copied to be so.
 
         Returns:
           The line with its newline; of a part, what it adds to its line. It owns
@@ -203,20 +102,22 @@ class JsonFormatter:
         Raises:
           NotFiniteError: a value is NaN or infinite.
         """
-        layers = self._checked_layers(record)
+        layers = self._checked_layers(part.record)
+        pieces = _token_pieces(part)
         if self.kernel != "python":
-            line = self._format_compiled(record, layers)
+            line = self._format_compiled(pieces, layers)
             if line is not None:
                 return line
-        check_finite(record)
-        return memoryview(self._format_python(record, layers))
+        check_finite(part)
+        return memoryview(self._format_python(pieces, layers))
 
     def _checked_layers(self, record: Record) -> list[NDArray[np.float32]]:
-        """Return the layers, safe to hand to C as pointers."""
-        if record.indexes != self._indexes or len(record.layers) != len(self._indexes):
+        """Gives the layers, safe to hand to C as pointers."""
+        names = self._layer_names
+        if record.indexes != names or len(record.layers) != len(names):
             raise ValueError(
                 f"record {record.linex_index} has {len(record.layers)} layers named "
-                f"{record.indexes}; this formatter is for {self._indexes}"
+                f"{record.indexes}; this formatter is for {names}"
             )
         for layer in record.layers:
             if (
@@ -233,15 +134,14 @@ class JsonFormatter:
         return [np.ascontiguousarray(layer) for layer in record.layers]
 
     def _format_compiled(
-        self, record: Record, layers: list[NDArray[np.float32]]
+        self, token_pieces: list[bytes], layers: list[NDArray[np.float32]]
     ) -> memoryview | None:
-        """Return the line, or None if a value is not finite or is 1e9 or more."""
+        """Gives the line, or None if a value is not finite or is 1e9 or more."""
         assert _KERNEL is not None
-        pieces = _token_pieces(record)
-        token_blob = b"".join(pieces)
-        token_ends = ends_of(pieces)
+        token_blob = b"".join(token_pieces)
+        token_ends = ends_of(token_pieces)
         pointers = np.array([address_of(layer) for layer in layers], dtype=np.uintp)
-        num_tokens = len(record.tokens)
+        num_tokens = len(token_pieces) - 1
         num_values = sum(layer.size for layer in layers)
         # A fresh array for each record, most of whose unused tail is never touched:
         # a scratch buffer and a copy of its bytes cost 10 to 20 % more.
@@ -267,55 +167,54 @@ class JsonFormatter:
         return None if num_bytes < 0 else out.data[:num_bytes]
 
     def _format_python(
-        self, record: Record, layers: list[NDArray[np.float32]]
+        self, token_pieces: list[bytes], layers: list[NDArray[np.float32]]
     ) -> bytes:
-        """Return the line, without the C kernel."""
+        """Gives the line, without the C kernel."""
         rows_by_layer = [_format_rows(layer) for layer in layers]
-        token_pieces = _token_pieces(record)
-        parts = []
-        for position in range(len(record.tokens)):
-            parts.append(token_pieces[position])
+        pieces = []
+        for number, token_piece in enumerate(token_pieces[:-1]):
+            pieces.append(token_piece)
             for layer_piece, rows in zip(
                 self._layer_pieces, rows_by_layer, strict=False
             ):
-                parts += (layer_piece, rows[position])
-            parts.append(self._layer_pieces[-1])
-        parts.append(token_pieces[-1])
-        return b"".join(parts)
+                pieces += (layer_piece, rows[number])
+            pieces.append(self._layer_pieces[-1])
+        pieces.append(token_pieces[-1])
+        return b"".join(pieces)
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """Find where the array's first element lies."""
+    """Finds where the array's first element lies."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def ends_of(pieces: list[bytes]) -> NDArray[np.int64]:
-    """Find where each piece ends when they are joined."""
+    """Finds where each piece ends when they are joined."""
     return np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
 
-def layer_pieces(indexes: tuple[int | str, ...]) -> list[bytes]:
-    """Return what stands before each layer's values, and after the last's.
+def layer_pieces(layer_names: tuple[int | str, ...]) -> list[bytes]:
+    """Gives what stands before each layer's values, and after the last's.
 
     (-1, 0) -> '{"index": -1, "values": [', ']}, {"index": 0, "values": [', ']}'
     """
     pieces = []
     before = ""
-    for index in indexes:
-        pieces.append(f'{before}{{"index": {json.dumps(index)}, "values": [')
+    for name in layer_names:
+        pieces.append(f'{before}{{"index": {json.dumps(name)}, "values": [')
         before = "]}, "
-    pieces.append("]}" if indexes else "")
+    pieces.append("]}" if layer_names else "")
     return [piece.encode("ascii") for piece in pieces]
 
 
 def _start_piece(token: str) -> bytes:
-    """Return what stands before the layers of an entry without text and offset."""
+    """Gives what stands before the layers of an entry without text and offset."""
     return f'{{"token": {json.dumps(token)}, "layers": ['.encode("ascii")
 
 
 def _next_piece(token: str) -> bytes:
-    """Return the same with the end of the entry before it."""
+    """Gives the same with the end of the entry before it."""
     return b"]}, " + _start_piece(token)
 
 
@@ -323,12 +222,13 @@ _cached_next_piece = functools.lru_cache(maxsize=1 << 15)(_next_piece)
 _cached_quoted = functools.lru_cache(maxsize=1 << 15)(json.dumps)
 
 
-def _token_pieces(record: Record) -> list[bytes]:
-    """Return what stands before each entry's layers, and after the last's."""
+def _token_pieces(part: RecordPart) -> list[bytes]:
+    """Gives what stands before each entry's layers, and after the last's."""
+    record = part.record
     start = b""
-    if record.is_first:
+    if part.is_first:
         start = f'{{"linex_index": {record.linex_index}, "features": ['.encode("ascii")
-    end = b"]}\n" if record.is_last else b""
+    end = b"]}\n" if part.is_last else b""
     if not record.tokens:
         return [start + end]
     if record.texts is None and record.offsets is None:
@@ -341,13 +241,13 @@ def _token_pieces(record: Record) -> list[bytes]:
     else:
         pieces = _annotated_pieces(record)
     # The first entry of a line follows none, that of a later part follows another's.
-    pieces[0] = start + pieces[0][2 if record.position else 4 :]
+    pieces[0] = start + pieces[0][2 if part.position else 4 :]
     pieces.append(b"]}" + end)
     return pieces
 
 
 def _annotated_pieces(record: Record) -> list[bytes]:
-    """Return what stands between the layers of entries with text or offset."""
+    """Gives what stands between the layers of entries with text or offset."""
     texts: Iterable[str] = [""] * len(record.tokens)
     offsets: Iterable[str] = texts
     if record.texts is not None:
@@ -372,7 +272,7 @@ def _annotated_pieces(record: Record) -> list[bytes]:
 
 
 def _text_table(texts: list[str], dtype: type[Any]) -> NDArray[Any]:
-    """Make each text one integer of the same bytes, filled up with NUL."""
+    """Makes each text one integer of the same bytes, filled up with NUL."""
     size = np.dtype(dtype).itemsize
     blob = b"".join(text.encode("ascii").ljust(size, b"\0") for text in texts)
     return np.frombuffer(blob, dtype)
@@ -412,23 +312,8 @@ def _format_rows(layer: NDArray[np.float32]) -> list[bytes]:
     ]
 
 
-def check_finite(record: Record) -> None:
-    """Raise a NotFiniteError that names the first token and layer with NaN."""
-    if all(np.isfinite(layer).all() for layer in record.layers):
-        return
-    for position, token in enumerate(record.tokens):
-        for index, layer in zip(record.indexes, record.layers, strict=True):
-            if not np.isfinite(layer[position]).all():
-                place = record.position + position
-                raise NotFiniteError(
-                    f"linex_index {record.linex_index}, token {place} ({token!r}), "
-                    f"layer {index}: expected finite values, found NaN or infinity. "
-                    "The weights may be broken, or the precision too low for them."
-                )
-
-
 def to_record(entry: Any) -> Record:
-    """Turn a decoded line of JSON into a record.
+    """Turns a decoded line of JSON into a record.
 
     Raises:
       InputError: it is not one.
@@ -461,14 +346,14 @@ def to_record(entry: Any) -> Record:
 
 
 def _to_texts(features: list[Any]) -> tuple[str, ...] | None:
-    """Return the entries' "text"; None if there is none."""
+    """Gives the entries' "text"; None if there is none."""
     if not any("text" in token_entry for token_entry in features):
         return None
     return tuple(str(token_entry["text"]) for token_entry in features)
 
 
 def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | None:
-    """Return the entries' "offset"; None if there is none."""
+    """Gives the entries' "offset"; None if there is none."""
     if not any("offset" in token_entry for token_entry in features):
         return None
     offsets: list[tuple[int, int] | None] = []
@@ -482,7 +367,7 @@ def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | Non
 
 
 def _to_matrix(values_by_token: list[Any]) -> NDArray[np.float32]:
-    """Turn the values of one layer into float32 [num_tokens, hidden_size]."""
+    """Turns the values of one layer into float32 [num_tokens, hidden_size]."""
     matrix = np.array(values_by_token, dtype=np.float32)
     if matrix.ndim != 2:
         raise ValueError("values that are no list of numbers")

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
 from bert_extract.output.json_lines import (
-    Record,
     address_of,
     ends_of,
     layer_pieces,
     to_record,
 )
+from bert_extract.output.record import Record
 from bert_extract.output.selection import EVERYTHING, Selection
 
 # A value with what comes after it: "0.0," is the shortest.

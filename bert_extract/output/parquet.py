@@ -22,7 +22,12 @@ from numpy.typing import NDArray
 from bert_extract.errors import InputError
 from bert_extract.output import append_file
 from bert_extract.output.frames import FrameReader
-from bert_extract.output.json_lines import Record, RecordSchema, join_parts
+from bert_extract.output.record import (
+    Record,
+    RecordPart,
+    RecordSchema,
+    join_records,
+)
 from bert_extract.output.selection import EVERYTHING, Selection
 
 _METADATA = b"bert_extract"
@@ -44,15 +49,15 @@ def library_version() -> str:
     return f"pyarrow {pyarrow.__version__}"
 
 
-def column_names(indexes: Sequence[int | str]) -> list[str]:
+def column_names(layer_names: Sequence[int | str]) -> list[str]:
     """The columns of the layers; one that was asked for twice gets a number.
 
     (-1, 0, -1) -> layer_-1, layer_0, layer_-1_2
     """
     names: list[str] = []
-    for index in indexes:
-        name = f"layer_{index}"
-        count = 1 + sum(other == index for other in indexes[: len(names)])
+    for layer_name in layer_names:
+        name = f"layer_{layer_name}"
+        count = 1 + sum(other == layer_name for other in layer_names[: len(names)])
         names.append(name if count == 1 else f"{name}_{count}")
     return names
 
@@ -61,14 +66,14 @@ def column_names(indexes: Sequence[int | str]) -> list[str]:
 
 
 def write(
-    frames_file: str, output_file: str, kind: RecordSchema, vector_dtype: str
+    frames_file: str, output_file: str, schema: RecordSchema, vector_dtype: str
 ) -> None:
     """Makes a Parquet file of a file of frames.
 
     Args:
       frames_file: the whole records.
       output_file: the file to make.
-      kind: what the records have in common.
+      schema: what the records have in common.
       vector_dtype: "float32" or "float16".
 
     Raises:
@@ -77,37 +82,38 @@ def write(
     """
     import pyarrow.parquet
 
-    schema = _schema(kind, vector_dtype)
+    columns = _columns(schema, vector_dtype)
     with (
         FrameReader(frames_file) as reader,
         pyarrow.parquet.ParquetWriter(
             output_file,
-            schema,
+            columns,
             compression="zstd",
             # Vectors hardly repeat: a dictionary of them would be built for nothing.
             use_dictionary=["linex_index", "token", "text"],
             write_statistics=["linex_index", "position"],
-            column_encoding=_encodings(kind, vector_dtype),
+            column_encoding=_encodings(schema, vector_dtype),
         ) as writer,
     ):
-        rows = _Rows(kind, vector_dtype)
-        lines = _Lines(kind.indexes)
+        rows = _Rows(schema, vector_dtype)
+        lines = _Lines(schema.layer_names)
         for frame in reader.frames():
             append_file.crash_point("convert")
             lines.add(frame.part)
-            vectors = reader.read_vectors(frame)
+            record, vectors = frame.part.record, reader.read_vectors(frame)
             start = 0
-            while start < len(frame.part.tokens):
-                start += rows.add(frame.part, vectors, start, lines.position)
+            while start < len(record.tokens):
+                start += rows.add(record, vectors, start, lines.position)
                 if rows.is_full:
-                    writer.write_table(rows.take(schema), rows.capacity)
-            lines.position += len(frame.part.tokens)
+                    writer.write_table(rows.take(columns), rows.capacity)
+            lines.position += len(record.tokens)
         if rows.num_rows:
-            writer.write_table(rows.take(schema), rows.capacity)
+            writer.write_table(rows.take(columns), rows.capacity)
         writer.add_key_value_metadata({_METADATA: lines.text()})
 
 
-def _schema(kind: RecordSchema, vector_dtype: str) -> Any:
+def _columns(schema: RecordSchema, vector_dtype: str) -> Any:
+    """The columns as pyarrow has them, a pyarrow.Schema."""
     import pyarrow
 
     columns: list[tuple[str, Any, bool]] = [
@@ -115,52 +121,53 @@ def _schema(kind: RecordSchema, vector_dtype: str) -> Any:
         ("position", pyarrow.int32(), False),
         ("token", pyarrow.string(), False),
     ]
-    if kind.has_texts:
+    if schema.has_texts:
         columns.append(("text", pyarrow.string(), True))
-    if kind.has_offsets:
+    if schema.has_offsets:
         columns.append(("offset_start", pyarrow.int32(), True))
         columns.append(("offset_end", pyarrow.int32(), True))
     value = {"float32": pyarrow.float32(), "float16": pyarrow.float16()}[vector_dtype]
-    vector = pyarrow.list_(pyarrow.field("element", value, nullable=False), kind.size)
-    columns += [(name, vector, False) for name in column_names(kind.indexes)]
+    vector = pyarrow.list_(pyarrow.field("element", value, nullable=False), schema.size)
+    names = column_names(schema.layer_names)
+    columns += [(name, vector, False) for name in names]
     return pyarrow.schema(
         [pyarrow.field(name, kind, is_nullable) for name, kind, is_nullable in columns]
     )
 
 
-def _encodings(kind: RecordSchema, vector_dtype: str) -> dict[str, str] | None:
+def _encodings(schema: RecordSchema, vector_dtype: str) -> dict[str, str] | None:
     """Vectors are a tenth smaller with all their first bytes together, and so on.
 
     Readers know that for float32 since 2020, but for float16 only since 2024.
     """
-    if vector_dtype != "float32" or not kind.indexes:
+    if vector_dtype != "float32" or not schema.layer_names:
         return None
-    names = column_names(kind.indexes)
+    names = column_names(schema.layer_names)
     return {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in names}
 
 
 class _Lines:
     """Which lines the file has."""
 
-    def __init__(self, indexes: Sequence[int | str]) -> None:
+    def __init__(self, layer_names: Sequence[int | str]) -> None:
         self.position = 0  # entries of the line so far
-        self._indexes = indexes
+        self._layer_names = layer_names
         self._first: int | None = None
         self._num_lines = 0
 
-    def add(self, part: Record) -> None:
+    def add(self, part: RecordPart) -> None:
         """Counts a line by its first part."""
         if part.is_first:
             self.position = 0
             self._num_lines += 1
             if self._first is None:
-                self._first = part.linex_index
+                self._first = part.record.linex_index
 
     def text(self) -> str:
         """What the file's metadata says."""
         return json.dumps(
             {
-                "layers": self._indexes,
+                "layers": self._layer_names,
                 "first_line": self._first,
                 "num_lines": self._num_lines,
             }
@@ -175,14 +182,15 @@ def _num_rows(row_bytes: int) -> int:
 class _Rows:
     """The rows of one row group."""
 
-    def __init__(self, kind: RecordSchema, vector_dtype: str) -> None:
+    def __init__(self, schema: RecordSchema, vector_dtype: str) -> None:
         itemsize = np.dtype(vector_dtype).itemsize
-        self.capacity = _num_rows(len(kind.indexes) * kind.size * itemsize)
+        self.capacity = _num_rows(len(schema.layer_names) * schema.size * itemsize)
         self.num_rows = 0
         self._linex_indexes = np.empty(self.capacity, np.int64)
         self._positions = np.empty(self.capacity, np.int32)
         self._layers = [
-            np.empty((self.capacity, kind.size), vector_dtype) for _ in kind.indexes
+            np.empty((self.capacity, schema.size), vector_dtype)
+            for _ in schema.layer_names
         ]
         self._tokens: list[str] = []
         self._texts: list[str | None] = []
@@ -194,12 +202,12 @@ class _Rows:
         return self.num_rows == self.capacity
 
     def add(
-        self, part: Record, vectors: NDArray[Any], start: int, position: int
+        self, record: Record, vectors: NDArray[Any], start: int, position: int
     ) -> int:
         """Takes entries of a part, as many as there is room for.
 
         Args:
-          part: whose they are.
+          record: whose they are, without its layers.
           vectors: [num_layers, num_tokens, size].
           start: the first entry to take.
           position: entries of the line before this part.
@@ -208,16 +216,17 @@ class _Rows:
           How many were taken.
         """
         begin = self.num_rows
-        num_rows = min(len(part.tokens) - start, self.capacity - begin)
+        num_rows = min(len(record.tokens) - start, self.capacity - begin)
         taken, places = slice(start, start + num_rows), slice(begin, begin + num_rows)
-        self._linex_indexes[places] = part.linex_index
+        self._linex_indexes[places] = record.linex_index
         first = position + start
         self._positions[places] = np.arange(first, first + num_rows)
         for layer, values in zip(self._layers, vectors, strict=True):
             layer[places] = values[taken]
-        self._tokens += part.tokens[taken]
-        self._texts += [None] * num_rows if part.texts is None else part.texts[taken]
-        spans = [None] * num_rows if part.offsets is None else part.offsets[taken]
+        self._tokens += record.tokens[taken]
+        no_values = [None] * num_rows
+        self._texts += no_values if record.texts is None else record.texts[taken]
+        spans = no_values if record.offsets is None else record.offsets[taken]
         self._spans += [(None, None) if span is None else span for span in spans]
         self.num_rows += num_rows
         return num_rows
@@ -384,11 +393,11 @@ def _joined(parts: Iterator[Record]) -> Iterator[Record]:
     held: list[Record] = []
     for part in parts:
         if held and held[0].linex_index != part.linex_index:
-            yield join_parts(held)
+            yield join_records(held)
             held = []
         held.append(part)
     if held:
-        yield join_parts(held)
+        yield join_records(held)
 
 
 def _filled(

@@ -18,9 +18,9 @@ from bert_extract.formats import (
 )
 from bert_extract.output import hdf5, parquet
 from bert_extract.output.compression import open_members
-from bert_extract.output.json_lines import Record
 from bert_extract.output.json_parser import JsonParser, linex_index_of
 from bert_extract.output.parts import parts_with
+from bert_extract.output.record import Record
 from bert_extract.output.selection import Layers, Selection, make_selection
 
 Path = str | os.PathLike[str]

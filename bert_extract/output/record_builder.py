@@ -1,4 +1,4 @@
-"""Features, what the model computed for them -> Record: which entries, with what."""
+"""Features, what the model computed for them -> RecordPart: which entries it has."""
 
 import threading
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from bert_extract.model.pooling import (
     pool_words,
 )
 from bert_extract.options import Options
-from bert_extract.output.json_lines import Record
+from bert_extract.output.record import Record, RecordPart
 
 
 class PoolingAbortedError(Exception):
@@ -34,8 +34,8 @@ class RecordBuilder:
         self,
         options: Options,
         wordpieces: Sequence[str],
-        indexes: Sequence[int | str],
-        places: Sequence[int],
+        layer_names: Sequence[int | str],
+        layer_positions: Sequence[int],
         size: int,
         sentence_pooling: SentencePooling,
     ) -> None:
@@ -44,24 +44,24 @@ class RecordBuilder:
         Args:
           options: what the vectors are.
           wordpieces: the vocab, by id.
-          indexes: the layers of a record, as it names them.
-          places: which of the layers that are computed each of them is.
+          layer_names: the layers of a record, as it names them.
+          layer_positions: which of the layers that are computed each of them is.
           size: of a vector.
           sentence_pooling: how a line gets one, if it does.
         """
         self._options = options
         self._wordpieces = wordpieces
-        self._indexes = tuple(indexes)
-        self._places = tuple(places)
+        self._layer_names = tuple(layer_names)
+        self._layer_positions = tuple(layer_positions)
         self._size = size
         self._pooling = sentence_pooling
         # "[MEAN]", the token of a sentence
         self._sentence = (f"[{options.sentence_pooling.upper()}]",)
         self._handover = _Handover()
 
-    def to_records(
+    def to_parts(
         self, lines: Sequence[Features], outputs: Sequence[Layers | None]
-    ) -> list[Record]:
+    ) -> list[RecordPart]:
         """Makes the records of a group of consecutive lines and parts of long ones.
 
         Several threads may make groups at once. One that begins with the middle of a
@@ -77,19 +77,19 @@ class RecordBuilder:
         """
         try:
             return [
-                self.to_record(features, layers)
+                self.to_part(features, layers)
                 for features, layers in zip(lines, outputs, strict=True)
             ]
         except BaseException:
             self._handover.abort(lines[-1])  # nobody may wait for what never comes
             raise
 
-    def to_record(self, features: Features, layers: Layers | None) -> Record:
-        """Makes the record of a line, or of a part of a long one: see `to_records`."""
+    def to_part(self, features: Features, layers: Layers | None) -> RecordPart:
+        """Makes the record of a line, or of a part of a long one: see `to_parts`."""
         part = features.part
         if layers is None:
             nothing = np.zeros((0, self._size), np.float32)
-            layers = (nothing,) * (max(self._places, default=-1) + 1)
+            layers = (nothing,) * (max(self._layer_positions, default=-1) + 1)
         texts = None
         match part.entries:
             case TakenTokens(start, end):
@@ -102,13 +102,16 @@ class RecordBuilder:
             case Sentence() as sentence:
                 tokens = self._sentence if sentence.is_complete else ()
                 layers = self._sentence_layers(features, sentence, layers)
-        return Record(
+        record = Record(
             linex_index=features.unique_id,
             tokens=tokens,
-            indexes=self._indexes,
-            layers=tuple(layers[place] for place in self._places),
+            indexes=self._layer_names,
+            layers=tuple(layers[position] for position in self._layer_positions),
             texts=texts,
             offsets=None if part.offsets is None else _spans(part.offsets),
+        )
+        return RecordPart(
+            record,
             line=features.line,
             position=part.position,
             is_first=part.is_first,

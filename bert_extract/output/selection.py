@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bert_extract.errors import ArgumentTypeError, InputError, as_shown
-from bert_extract.output.json_lines import Record
+from bert_extract.output.record import Record
 
 Layers = int | str | Sequence[int | str]
 

@@ -1,4 +1,4 @@
-"""Records -> bytes -> the output, whatever it is.
+"""RecordParts -> bytes -> the output, whatever it is.
 
 Which encoder, partial file and conversion belong to a format is decided here and
 nowhere else. A regular file goes through `partial`; everything else (standard output,
@@ -30,7 +30,8 @@ from bert_extract.formats import (
 from bert_extract.output import compression, frames, hdf5, parquet
 from bert_extract.output.append_file import BUFFER_SIZE, Buffer, explaining
 from bert_extract.output.frames import FrameEncoder
-from bert_extract.output.json_lines import JsonFormatter, Record, RecordSchema
+from bert_extract.output.json_lines import JsonFormatter
+from bert_extract.output.record import RecordPart, RecordSchema
 from bert_extract.output.resumable import (
     Fingerprint,
     PartialForm,
@@ -55,7 +56,7 @@ _OWN_DESCRIPTORS = {
 class Encoder(Protocol):
     """Turns a group of consecutive records and parts of them into bytes."""
 
-    def __call__(self, parts: Sequence[Record]) -> list[Buffer]:
+    def __call__(self, parts: Sequence[RecordPart]) -> list[Buffer]:
         """Encodes a group; called from several threads at once.
 
         Raises:
@@ -81,16 +82,16 @@ def encoder_for(kind: OutputSpec) -> tuple[Encoder, str]:
     """
     if not kind.format.is_json:
         return FrameEncoder(kind.vector_dtype), ""
-    formatter = JsonFormatter(kind.records.indexes)
+    formatter = JsonFormatter(kind.records.layer_names)
 
-    def to_jsonl(parts: Sequence[Record]) -> list[Buffer]:
+    def to_jsonl(parts: Sequence[RecordPart]) -> list[Buffer]:
         return [formatter.format(part) for part in parts]
 
     if kind.format is JSONL:
         return to_jsonl, formatter.kernel
     compress = compression.compressor_for(kind.format)
 
-    def to_member(parts: Sequence[Record]) -> list[Buffer]:
+    def to_member(parts: Sequence[RecordPart]) -> list[Buffer]:
         return [compress(to_jsonl(parts))]
 
     return to_member, formatter.kernel

@@ -22,15 +22,15 @@ from bert_extract.errors import OptionsError, OutputError
 from bert_extract.formats import FORMATS, HDF5, JSONL, PARQUET, Format, format_of
 from bert_extract.options import Job
 from bert_extract.output.hdf5 import text_size
-from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.reading import load_features, read_features
+from bert_extract.output.record import RecordPart, RecordSchema
 from bert_extract.output.writers import (
     OutputSpec,
     encoder_for,
     fingerprint_of,
     open_writer,
 )
-from support.nasty_records import NASTY_LINES, make_record, parts_of
+from support.nasty_records import NASTY_LINES, make_record, parts_of, with_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
 each_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
@@ -54,16 +54,16 @@ def kind_of(
 def write(
     path: Path,
     records: Sequence[Record],
-    parts: Iterable[Record] | None = None,
+    parts: Iterable[RecordPart] | None = None,
     vector_dtype: str = "float32",
 ) -> Path:
     """Writes records as a job does, in groups of up to three parts."""
     kind = kind_of(path, records, vector_dtype)
     encode, _ = encoder_for(kind)
     writer = open_writer(str(path), kind, {}, resume=False)
-    group: list[Record] = []
+    group: list[RecordPart] = []
     num_records = 0
-    for part in records if parts is None else parts:
+    for part in with_lines(records) if parts is None else parts:
         group.append(part)
         num_records += part.is_last
         if len(group) == 3:
@@ -80,11 +80,8 @@ def nasty_records(is_annotated: bool = False) -> list[Record]:
     """Ten lines of 0 to 40 entries, as a shard would have them: from 7 on."""
     sizes = (0, 3, 22, 0, 1, 40, 2, 2, 17, 0)
     return [
-        dataclasses.replace(
-            make_record(7 + number, size, is_annotated=is_annotated),
-            line=line,
-        )
-        for number, (size, line) in enumerate(zip(sizes, NASTY_LINES, strict=True))
+        make_record(7 + number, size, is_annotated=is_annotated)
+        for number, size in enumerate(sizes)
     ]
 
 
@@ -93,7 +90,6 @@ def check_equal(found: Record, expected: Record, atol: float = 0.0) -> None:
     assert found.tokens == expected.tokens
     assert found.texts == expected.texts
     assert found.offsets == expected.offsets
-    assert (found.is_first, found.is_last, found.position) == (True, True, 0)
     for layer in found.layers:
         assert layer.dtype == np.float32
     if found.tokens:
@@ -149,7 +145,11 @@ def test_parts_give_the_file_of_the_whole(
     tmp_path: Path, suffix: str, cuts: list[int]
 ) -> None:
     records = [*map(without_surrogates, nasty_records())]
-    parts = [part for record in records for part in parts_of(record, cuts)]
+    parts = [
+        part
+        for record, line in zip(records, NASTY_LINES, strict=True)
+        for part in parts_of(record, cuts, line)
+    ]
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     whole = write(tmp_path / "whole" / f"out{suffix}", records)
@@ -289,13 +289,10 @@ def test_a_long_line_takes_little_memory(tmp_path: Path, suffix: str) -> None:
     num_parts, num_tokens = 600, 250
     values = np.arange(num_tokens * 64, dtype=np.float32).reshape(num_tokens, 64)
 
-    def parts() -> Iterable[Record]:
+    def parts() -> Iterable[RecordPart]:
         for number in range(num_parts):
-            yield Record(
-                0,
-                ("token",) * num_tokens,
-                (-1,),
-                (values + number,),
+            yield RecordPart(
+                Record(0, ("token",) * num_tokens, (-1,), (values + number,)),
                 line="a line" if number == 0 else None,
                 position=number * num_tokens,
                 is_first=number == 0,
@@ -316,8 +313,9 @@ def test_a_long_line_takes_little_memory(tmp_path: Path, suffix: str) -> None:
 
 
 def test_hdf5_takes_a_record_of_5000_tokens_and_a_name_of_10_mb(tmp_path: Path) -> None:
-    record = dataclasses.replace(make_record(0, 5000, size=2), line="x" * 10_000_000)
-    path = write(tmp_path / "out.h5", [record])
+    record = make_record(0, 5000, size=2)
+    part = RecordPart(record, line="x" * 10_000_000)
+    path = write(tmp_path / "out.h5", [record], [part])
     (found,) = read_features(path)
     assert found.tokens == record.tokens
     with h5py.File(path) as file:
@@ -343,7 +341,7 @@ def test_values_that_float16_has_no_room_for_are_refused() -> None:
     record = make_record(3, 4)
     record.layers[1][2, 5] = 65519.0
     encode, _ = encoder_for(kind_of(Path("out.h5"), [record], "float16"))
-    encode([record])
+    encode([RecordPart(record)])
     record.layers[1][2, 5] = -65520.0
     with pytest.raises(
         NotFiniteError, match=r"token 2 .*embeddings.*found -65520\.0; .*=float32"
@@ -417,11 +415,11 @@ def test_more_lines_than_hdf5_takes_are_refused(
     kind = OutputSpec(few, RecordSchema(records[0].indexes, 12))
     encode, _ = encoder_for(dataclasses.replace(kind, format=HDF5))
     writer = open_writer(str(tmp_path / "out.h5"), kind, {}, resume=False)
-    writer.write(encode(records[:4]), 4, is_whole=True)
+    writer.write(encode(with_lines(records[:4])), 4, is_whole=True)
     with pytest.raises(
         OutputError, match=r"at most 4 lines and .*; write Parquet .*--shard"
     ):
-        writer.write(encode(records[4:]), 1, is_whole=True)
+        writer.write(encode(with_lines(records[4:])), 1, is_whole=True)
     assert writer.suspend() == 4
 
 
@@ -487,9 +485,10 @@ def test_files_of_others_are_input_errors(tmp_path: Path) -> None:
     pandas.DataFrame({"a": [1]}).to_parquet(tmp_path / "any.parquet")
     with pytest.raises(InputError, match=r"any\.parquet: expected Parquet as bert-ext"):
         load_features(tmp_path / "any.parquet")
-    for name in (tmp_path, tmp_path / "none.h5"):
-        with pytest.raises(InputError, match=f"{name}: cannot be read"):
-            load_features(name)
+    with pytest.raises(InputError, match=r"none\.h5: cannot be read"):
+        load_features(tmp_path / "none.h5")
+    with pytest.raises(InputError, match=f"{tmp_path}: .*found the folder of another"):
+        load_features(tmp_path)
 
 
 @pytest.mark.parametrize(

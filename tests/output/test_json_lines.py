@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 import bert_extract.output.json_lines
 from bert_extract.errors import InputError, NotFiniteError
-from bert_extract.output.json_lines import JsonFormatter, Record, to_record
+from bert_extract.output.json_lines import JsonFormatter, to_record
 from bert_extract.output.reading import read_features
+from bert_extract.output.record import Record, RecordPart
 from support.nasty_records import NASTY_TOKENS, annotated, parts_of
 
 Float32 = NDArray[np.float32]
@@ -69,7 +70,9 @@ def one_layer(values: Float32, hidden_size: int) -> Record:
 
 def check(values: Float32, kernel: str, hidden_size: int = 768) -> None:
     record = one_layer(values, hidden_size)
-    line = bytes(JsonFormatter((-1,), kernel=kernel).format(record)).decode("ascii")
+    line = bytes(JsonFormatter((-1,), kernel=kernel).format(RecordPart(record))).decode(
+        "ascii"
+    )
     if line != original_line(record):  # a diff of megabytes helps nobody
         found = line.replace("]", ",").split(", ")
         expected = original_line(record).replace("]", ",").split(", ")
@@ -106,7 +109,7 @@ def test_a_line_letter_by_letter(kernel: str) -> None:
             np.array([[1e-4, 3e9, 2e-7], [0, -2e-7, 1234.56789]], dtype=np.float32),
         ),
     )
-    line = JsonFormatter((-1, "embeddings"), kernel=kernel).format(record)
+    line = JsonFormatter((-1, "embeddings"), kernel=kernel).format(RecordPart(record))
     assert bytes(line) == (
         b'{"linex_index": 3, "features": ['
         b'{"token": "[CLS]", "layers": ['
@@ -197,7 +200,7 @@ def test_vectors_and_scalars_agree_on_every_usual_number(
     for first in range(0, 10_000_000, 1_000_000):
         n = np.arange(first, first + 1_000_000)
         record = one_layer((sign * n / 1e6).astype(np.float32), 1000)
-        assert vectors.format(record) == scalars.format(record)
+        assert vectors.format(RecordPart(record)) == scalars.format(RecordPart(record))
 
 
 @each_kernel
@@ -247,7 +250,7 @@ def test_a_value_that_is_not_finite_is_named(
     with pytest.raises(
         NotFiniteError, match=r"linex_index 41, token 2 .*SEP.*layer -2"
     ):
-        JsonFormatter((-1, -2), kernel=kernel).format(record)
+        JsonFormatter((-1, -2), kernel=kernel).format(RecordPart(record))
 
 
 # --- structure ------------------------------------------------------------------
@@ -259,7 +262,7 @@ def test_nasty_tokens(kernel: str) -> None:
     record = Record(0, NASTY_TOKENS, (0,), (values,))
     formatter = JsonFormatter((0,), kernel=kernel)
     for _ in range(2):  # the second time from the cache
-        line = bytes(formatter.format(record)).decode("ascii")
+        line = bytes(formatter.format(RecordPart(record))).decode("ascii")
         assert line == original_line(record)
     assert to_record(json.loads(line)).tokens == NASTY_TOKENS
 
@@ -273,7 +276,9 @@ def test_few_of_everything(
 ) -> None:
     layer = np.full((num_tokens, hidden_size), -0.125, dtype=np.float32)
     record = Record(12, ("a", "b")[:num_tokens], indexes, (layer,) * len(indexes))
-    line = bytes(JsonFormatter(indexes, kernel=kernel).format(record)).decode("ascii")
+    line = bytes(
+        JsonFormatter(indexes, kernel=kernel).format(RecordPart(record))
+    ).decode("ascii")
     assert line == original_line(record)
 
 
@@ -287,7 +292,7 @@ def test_texts_and_offsets(kernel: str, kind: str) -> None:
     if kind in ("plain", "text"):
         record = dataclasses.replace(record, offsets=None)
     formatter = JsonFormatter((0, -1), kernel=kernel)
-    line = bytes(formatter.format(record)).decode("ascii")
+    line = bytes(formatter.format(RecordPart(record))).decode("ascii")
     assert line == original_line(record)
     found = to_record(json.loads(line))
     assert (found.texts, found.offsets) == (record.texts, record.offsets)
@@ -328,21 +333,14 @@ def test_a_part_names_the_place_in_its_line() -> None:
         JsonFormatter((-1,)).format(parts_of(record, [2])[1])
 
 
-def test_the_vectors_of_a_record_are_one_array() -> None:
-    layers = tuple(np.full((2, 5), i, np.float32) for i in range(3))
-    vectors = Record(0, ("a", "b"), (0, 1, 2), layers).vectors
-    assert vectors.shape == (3, 2, 5)
-    assert vectors.dtype == np.float32
-    assert vectors[:, 1, 4].tolist() == [0.0, 1.0, 2.0]
-    assert Record(0, (), (), ()).vectors.shape == (0, 0, 0)
-
-
 @each_kernel
 def test_layers_that_are_views(kernel: str) -> None:
     rng = np.random.default_rng(5)
     batch = rng.normal(size=(2, 6, 20)).astype(np.float32)
     record = Record(1, ("a", "b", "c"), (-1, 0), (batch[1, :3], batch[0, ::2]))
-    line = bytes(JsonFormatter((-1, 0), kernel=kernel).format(record)).decode("ascii")
+    line = bytes(
+        JsonFormatter((-1, 0), kernel=kernel).format(RecordPart(record))
+    ).decode("ascii")
     assert line == original_line(record)
 
 
@@ -364,7 +362,7 @@ def test_what_c_must_never_see_is_refused(
     indexes = tuple(range(len(layers)))
     with pytest.raises(ValueError, match="record 9 has"):
         JsonFormatter(indexes or (0,), kernel=kernel).format(
-            Record(9, ("a", "b"), indexes, layers)
+            RecordPart(Record(9, ("a", "b"), indexes, layers))
         )
 
 
@@ -388,7 +386,7 @@ def test_four_threads_write_the_same_bytes(kernel: str) -> None:
     found: list[list[bytes]] = [[] for _ in range(4)]
 
     def work(lines: list[bytes]) -> None:
-        held = [formatter.format(record) for record in records]
+        held = [formatter.format(RecordPart(record)) for record in records]
         lines.extend(bytes(line) for line in held)
 
     threads = [threading.Thread(target=work, args=(lines,)) for lines in found]
@@ -403,9 +401,9 @@ def test_four_threads_write_the_same_bytes(kernel: str) -> None:
 def test_a_line_owns_its_memory(kernel: str) -> None:
     formatter = JsonFormatter((-1,), kernel=kernel)
     record = one_layer(np.arange(48, dtype=np.float32), 16)
-    line = formatter.format(record)
+    line = formatter.format(RecordPart(record))
     record.layers[0][:] = 9
-    formatter.format(record)
+    formatter.format(RecordPart(record))
     assert b"[0.0, 1.0, 2.0, " in bytes(line)
     assert len(line) == len(bytes(line))
 
@@ -442,11 +440,12 @@ def test_without_the_compiled_kernels_the_package_works_all_the_same(
     code = (
         "import numpy as np, sys\n"
         "from bert_extract.output.json_parser import JsonParser\n"
-        "import bert_extract.output.json_lines as records\n"
-        "formatter = records.JsonFormatter((0,))\n"
+        "from bert_extract.output.json_lines import JsonFormatter\n"
+        "from bert_extract.output.record import Record, RecordPart\n"
+        "formatter = JsonFormatter((0,))\n"
         "layer = np.array([[1e-6, 2.5]], dtype=np.float32)\n"
-        "record = records.Record(0, ('a',), (0,), (layer,))\n"
-        "line = formatter.format(record)\n"
+        "record = Record(0, ('a',), (0,), (layer,))\n"
+        "line = formatter.format(RecordPart(record))\n"
         "parser = JsonParser()\n"
         "assert parser.kernel == 'python' and parser.parse(bytes(line)) == record\n"
         "assert 'tensorflow' not in sys.modules\n"
@@ -493,7 +492,7 @@ def test_records_read_back(tmp_path: Path, kernel: str, name: str) -> None:
     path = tmp_path / name
     with gzip.open(path, "wb") if name.endswith(".gz") else open(path, "wb") as file:
         for record in some_records():
-            file.write(formatter.format(record))
+            file.write(formatter.format(RecordPart(record)))
     found = list(read_features(str(path)))
     assert len(found) == 4
     for record, expected in zip(found, some_records(), strict=True):

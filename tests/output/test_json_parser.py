@@ -11,9 +11,10 @@ import pytest
 
 import bert_extract.output.json_parser
 from bert_extract.errors import InputError
-from bert_extract.output.json_lines import JsonFormatter, Record
+from bert_extract.output.json_lines import JsonFormatter
 from bert_extract.output.json_parser import JsonParser
 from bert_extract.output.reading import load_features
+from bert_extract.output.record import Record, RecordPart
 from support.nasty_records import NASTY_TOKENS, annotated, make_record
 
 GOLDEN_DIR = Path(__file__).parents[1] / "golden"
@@ -35,7 +36,7 @@ def no_plain_parser(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def line_of(record: Record) -> bytes:
-    return bytes(JsonFormatter(record.indexes).format(record))
+    return bytes(JsonFormatter(record.indexes).format(RecordPart(record)))
 
 
 def line_with(values: Iterable[str], before: str = "", after: str = "") -> bytes:

@@ -14,7 +14,6 @@ from bert_extract.cluster.join import join_parts
 from bert_extract.formats import format_of
 from bert_extract.output import parts as parts_module
 from bert_extract.output.checksum import crc32
-from bert_extract.output.json_lines import RecordSchema
 from bert_extract.output.parts import (
     Part,
     PartsFolder,
@@ -23,8 +22,9 @@ from bert_extract.output.parts import (
     part_name,
     temporary_file,
 )
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, Writer, encoder_for, open_writer
-from support.nasty_records import make_record
+from support.nasty_records import make_record, with_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
 NUM_LINES = 7
@@ -46,7 +46,7 @@ def write_output(path: Path, records: Sequence[Record]) -> bytes:
     kind = kind_of(path.name)
     encode, _ = encoder_for(kind)
     writer = open_writer(str(path), kind, {}, resume=False)
-    writer.write(encode(records), len(records), is_whole=True)
+    writer.write(encode(with_lines(records)), len(records), is_whole=True)
     writer.finish()
     return path.read_bytes()
 

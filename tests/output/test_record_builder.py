@@ -11,7 +11,7 @@ from bert_extract.inputs.line_parts import LineOptions, to_parts
 from bert_extract.model.pooling import Layers, SentencePooling
 from bert_extract.options import Options
 from bert_extract.output import record_builder
-from bert_extract.output.json_lines import Record
+from bert_extract.output.record import RecordPart
 from bert_extract.output.record_builder import PoolingAbortedError, RecordBuilder
 from bert_extract.text.examples import Example
 from bert_extract.tokenization.tokenizer import Tokenizer
@@ -55,13 +55,13 @@ def in_threads(
     builder: RecordBuilder,
     groups: Sequence[Sequence[Features]],
     outputs: Sequence[Sequence[Layers | None]],
-) -> dict[int, list[Record] | BaseException]:
+) -> dict[int, list[RecordPart] | BaseException]:
     """What comes of each group; the later ones are begun first."""
-    found: dict[int, list[Record] | BaseException] = {}
+    found: dict[int, list[RecordPart] | BaseException] = {}
 
     def build(number: int) -> None:
         try:
-            found[number] = builder.to_records(groups[number], outputs[number])
+            found[number] = builder.to_parts(groups[number], outputs[number])
         except BaseException as error:
             found[number] = error
 
@@ -87,7 +87,7 @@ def test_groups_wait_for_those_before_them(
     parts = parts_of(tokenizer, unit, *texts)
     outputs = layers_of(parts)
     assert len(parts) > 30
-    expected = builder_of(unit).to_records(parts, outputs)
+    expected = builder_of(unit).to_parts(parts, outputs)
     starts = range(0, len(parts), group_size)
     builder = builder_of(unit)
     found = in_threads(
@@ -95,12 +95,12 @@ def test_groups_wait_for_those_before_them(
         [parts[start : start + group_size] for start in starts],
         [outputs[start : start + group_size] for start in starts],
     )
-    records: list[Record] = []
+    built: list[RecordPart] = []
     for number in range(len(found)):
         of_group = found[number]
         assert isinstance(of_group, list)
-        records += of_group
-    assert records == expected
+        built += of_group
+    assert built == expected
     # Nothing is kept of a line that is done.
     assert builder._handover._left == {}
 

@@ -12,10 +12,10 @@ import pytest
 from bert_extract.errors import ArgumentTypeError, InputError
 from bert_extract.formats import format_of
 from bert_extract.output import json_parser
-from bert_extract.output.json_lines import Record, RecordSchema
 from bert_extract.output.reading import load_features, read_features
+from bert_extract.output.record import Record, RecordSchema
 from bert_extract.output.writers import OutputSpec, encoder_for, open_writer
-from support.nasty_records import make_record
+from support.nasty_records import make_record, with_lines
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
 INDEXES = (-1, "embeddings", 0, -1)
@@ -42,7 +42,7 @@ def write(path: Path, records: list[Record]) -> Path:
     )
     encode, _ = encoder_for(kind)
     writer = open_writer(str(path), kind, {}, resume=False)
-    writer.write(encode(records), len(records), is_whole=True)
+    writer.write(encode(with_lines(records)), len(records), is_whole=True)
     writer.finish()
     return path
 
@@ -179,7 +179,7 @@ def large(
     writer = open_writer(str(made), kind, {}, resume=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bert_extract.output.parquet._ROW_GROUP_BYTES", 1 << 18)
-        writer.write(encode(records), len(records), is_whole=True)
+        writer.write(encode(with_lines(records)), len(records), is_whole=True)
         writer.finish()
     return made
 

@@ -23,7 +23,7 @@ from absl import logging
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.formats import GZIP, format_of
 from bert_extract.output import append_file, compression, resumable, writers
-from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, Writer, find_complete
 
 FINGERPRINT = {"layers": (-1, "embeddings"), "input": [["in.txt", 7, 8]]}
@@ -812,7 +812,7 @@ def test_a_second_run_is_refused_between_the_renames_too(
 _HOLD = """
 import sys, time
 from bert_extract.formats import JSONL
-from bert_extract.output.json_lines import RecordSchema
+from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 kind = OutputSpec(JSONL, RecordSchema((-1,), 3))
 writer = open_writer(sys.argv[1], kind, {}, resume=False)

@@ -58,6 +58,7 @@ ORDER = (
     "checkpoints.model_dir",
     "checkpoints.sentence_model",
     # output
+    "output.record",
     "output.json_lines",
     "output.selection",
     "output.json_parser",

@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bert_extract.output.json_lines import Record
+from bert_extract.output.record import Record, RecordPart
 
 NASTY_TOKENS = (
     "",
@@ -67,27 +67,37 @@ def make_record(
 
 def annotated(record: Record) -> Record:
     """The record with a text and an offset for each entry, some of them null."""
-    places = range(len(record.tokens))
+    numbers = range(len(record.tokens))
     return dataclasses.replace(
         record,
-        texts=tuple("ab"[place % 2] for place in places),
+        texts=tuple("ab"[number % 2] for number in numbers),
         offsets=tuple(
-            None if place % 5 == 0 else (place, 10**place % 10**9) for place in places
+            None if number % 5 == 0 else (number, 10**number % 10**9)
+            for number in numbers
         ),
     )
 
 
-def parts_of(record: Record, cuts: Sequence[int]) -> list[Record]:
+def with_lines(records: Iterable[Record]) -> list[RecordPart]:
+    """The records as writers take them, each with the text of a nasty line."""
+    return [*map(RecordPart, records, itertools.cycle(NASTY_LINES))]
+
+
+def parts_of(
+    record: Record, cuts: Sequence[int], line: str | None = None
+) -> list[RecordPart]:
     """The record in parts that end at the cuts and at its end."""
     edges = [0, *(min(cut, len(record.tokens)) for cut in cuts), len(record.tokens)]
     return [
-        dataclasses.replace(
-            record,
-            tokens=record.tokens[start:end],
-            layers=tuple(layer[start:end] for layer in record.layers),
-            texts=None if record.texts is None else record.texts[start:end],
-            offsets=None if record.offsets is None else record.offsets[start:end],
-            line=record.line if number == 0 else None,
+        RecordPart(
+            dataclasses.replace(
+                record,
+                tokens=record.tokens[start:end],
+                layers=tuple(layer[start:end] for layer in record.layers),
+                texts=None if record.texts is None else record.texts[start:end],
+                offsets=None if record.offsets is None else record.offsets[start:end],
+            ),
+            line=line if number == 0 else None,
             position=start,
             is_first=number == 0,
             is_last=number == len(edges) - 2,
