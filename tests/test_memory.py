@@ -80,5 +80,5 @@ def test_a_long_line_takes_no_more_memory_but_for_its_text(
         line.write_text(text * (num_bytes // len(text)))
         options = {"long_text": "window", "unit": unit, "max_seq_length": 64}
         peaks.append(peak_memory(tiny_bert, line, "/dev/null", **options))
-    # Kilobytes; twice the text that is more.
-    assert peaks[1] < 1.05 * peaks[0] + 2 * 18_000
+    # Kilobytes; three times the text that is more.
+    assert peaks[1] < 1.05 * peaks[0] + 3 * 18_000

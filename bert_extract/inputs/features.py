@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from bert_extract.errors import OptionsError
 from bert_extract.inputs.windows import joined
 from bert_extract.text.examples import Example
-from bert_extract.text.long_lines import Text
 from bert_extract.tokenization.alignment import Wordpieces
 from bert_extract.tokenization.tokenizer import Tokenizer
 from bert_extract.tokenization.vocab import Vocab
@@ -172,13 +171,13 @@ def tokenize(
     """
     texts = [example.text_a for example in examples]
     texts += [example.text_b for example in examples if example.text_b is not None]
-    short_texts = [str(text) for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
+    short_texts = [text for text in texts if len(text) <= MAX_CHARS_CUT_AT_ONCE]
     if has_positions:
         short_ones = iter(tokenizer.tokenize_aligned(short_texts))
     else:
         short_ones = map(Wordpieces, tokenizer.tokenize(short_texts))
 
-    def wordpieces_of(text: Text | None) -> Iterable[Wordpieces]:
+    def wordpieces_of(text: str | None) -> Iterable[Wordpieces]:
         if text is None:
             return ()
         if len(text) <= MAX_CHARS_CUT_AT_ONCE:

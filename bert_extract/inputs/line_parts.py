@@ -29,7 +29,6 @@ from bert_extract.inputs.features import (
 )
 from bert_extract.inputs.windows import Window, slide
 from bert_extract.text.examples import Example
-from bert_extract.text.long_lines import Text
 from bert_extract.tokenization.alignment import Wordpieces, word_spans
 from bert_extract.tokenization.tokenizer import Tokenizer
 from bert_extract.tokenization.vocab import Vocab
@@ -107,7 +106,7 @@ def to_parts(
 def line_of(example: Example) -> str:
     """The line, as it was split; a record's first part has it."""
     if example.text_b is None:
-        return str(example.text_a)
+        return example.text_a
     return f"{example.text_a} ||| {example.text_b}"
 
 
@@ -299,12 +298,9 @@ class _Line:
 
     def _tokens(self, chunk: "_Chunk") -> list[str]:
         text = self._example.text_b if chunk.name == "b" else self._example.text_a
-        if text is None or not len(chunk.spans):
+        if text is None:
             return []
-        # Sliced once: a text of a long line is decoded each time.
-        first, last = int(chunk.spans[0, 0]), int(chunk.spans[-1, 1])
-        words = text[first:last]
-        return [words[start:end] for start, end in (chunk.spans - first).tolist()]
+        return [text[start:end] for start, end in chunk.spans.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,7 +377,7 @@ def _merged(chunks: Iterable[_Chunk]) -> Iterator[list[_Chunk]]:
 class _Spans:
     """The words of a text, in order; of a long one, only some are held."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: str) -> None:
         self._found = _find_spans(text)
         self._held = _NO_SPANS
 
@@ -409,7 +405,7 @@ class _Spans:
         return False
 
 
-def _find_spans(text: Text) -> Iterator[NDArray[np.int64]]:
+def _find_spans(text: str) -> Iterator[NDArray[np.int64]]:
     """Finds a text's words: int64 [num_words, 2], of a long text some at a time."""
     start, size = 0, MAX_CHARS_CUT_AT_ONCE
     while start < len(text):

@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,15 +18,11 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import InputError, InputReadError
 from bert_extract.files import is_remote
-from bert_extract.text.long_lines import LongLine, LongText, Text, others_before_returns
 from bert_extract.text.unpacking import is_compressed, open_text
 
 STDIN = "-"
 _SEPARATOR = " ||| "
-# Bytes of a line from which on it is not decoded as a whole; and characters from which
-# on a text of such a line is not a str.
-_LONG_LINE = 1 << 20
-_LONG_TEXT = 1 << 18
+_RETURN = re.compile("\r")
 # One read of a text file, in bytes.
 _BLOCK_SIZE = 1 << 20
 
@@ -35,16 +32,14 @@ class Example:
     """One line of the input."""
 
     unique_id: int  # the line's index in the whole input, from 0
-    text_a: Text
-    text_b: Text | None  # what follows " ||| ", if the line is a pair
+    text_a: str
+    text_b: str | None  # what follows " ||| ", if the line is a pair
     # How many characters of the line stand before text_a; without CRs, if those are
-    # counted below.
+    # told below.
     start: int = field(default=0, compare=False)
-    # Counts the line's CRs; None if there are none between the first and the last
-    # character of the texts.
-    carriage_returns: "CarriageReturns | LongLine | None" = field(
-        default=None, compare=False
-    )
+    # int64 [num_returns]: how many other characters stand before each CR of the line;
+    # None if there are none between the first and the last character of the texts.
+    others_before_returns: NDArray[np.int64] | None = field(default=None, compare=False)
 
     def raw_positions(
         self, text: Literal["a", "b"], positions: NDArray[np.int64], is_end: bool
@@ -62,21 +57,12 @@ class Example:
         positions = positions + self.start
         if text == "b":
             positions += len(self.text_a) + len(_SEPARATOR)
-        if self.carriage_returns is None:
+        if self.others_before_returns is None:
             return positions
         # An end goes with the character before it: a CR behind that lies outside.
-        return positions + self.carriage_returns.count_before(positions - is_end)
-
-
-class CarriageReturns:
-    """Where the CRs of a line are, for what is counted without them."""
-
-    def __init__(self, line: str) -> None:
-        self._others_before = others_before_returns(line)
-
-    def count_before(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many CRs stand before the characters at some positions: int64."""
-        return np.searchsorted(self._others_before, positions, side="right")
+        return positions + np.searchsorted(
+            self.others_before_returns, positions - is_end, side="right"
+        )
 
 
 def parse_line(line: str, unique_id: int, pairs: bool = True) -> Example:
@@ -96,16 +82,17 @@ def parse_line(line: str, unique_id: int, pairs: bool = True) -> Example:
     if len(text) != len(line):
         # The first character that is not whitespace stands where it is found first.
         start = line.find(text[:1])
-    carriage_returns = None
+    others_before = None
     if "\r" in text:
-        carriage_returns = CarriageReturns(line)
+        others_before = _others_before_returns(line)
         start -= line.count("\r", 0, start)
+        del line  # it may be long, and one copy of it is enough
         text = text.replace("\r", "")
     # The original's regular expression is greedy: the last separator wins.
     text_a, separator, text_b = text.rpartition(_SEPARATOR)
     if not (separator and pairs):
-        return Example(unique_id, text, None, start, carriage_returns)
-    return Example(unique_id, text_a, text_b, start, carriage_returns)
+        return Example(unique_id, text, None, start, others_before)
+    return Example(unique_id, text_a, text_b, start, others_before)
 
 
 def to_pair(text_a: str, text_b: str, unique_id: int) -> Example:
@@ -121,30 +108,22 @@ def to_pair(text_a: str, text_b: str, unique_id: int) -> Example:
     """
     stripped_a, stripped_b = text_a.lstrip(), text_b.rstrip()
     start = len(text_a) - len(stripped_a)
-    carriage_returns = None
+    others_before = None
     if "\r" in stripped_a or "\r" in stripped_b:
-        carriage_returns = CarriageReturns(f"{text_a}{_SEPARATOR}{text_b}")
+        others_before = _others_before_returns(f"{text_a}{_SEPARATOR}{text_b}")
         start -= text_a.count("\r", 0, start)
         stripped_a = stripped_a.replace("\r", "")
         stripped_b = stripped_b.replace("\r", "")
-    return Example(unique_id, stripped_a, stripped_b, start, carriage_returns)
+    return Example(unique_id, stripped_a, stripped_b, start, others_before)
 
 
-def parse_long_line(line: LongLine, unique_id: int, pairs: bool = True) -> Example:
-    """Does what `parse_line` does, without ever having the whole line as a str."""
-    returns = line if line.has_carriage_return else None
-    start, end = line.start, line.end
-    place = line.rfind(_SEPARATOR, start, end) if pairs else -1
-    if place < 0:
-        return Example(unique_id, _text_of(line, start, end), None, start, returns)
-    text_a = _text_of(line, start, place)
-    text_b = _text_of(line, place + len(_SEPARATOR), end)
-    return Example(unique_id, text_a, text_b, start, returns)
+def _others_before_returns(line: str) -> NDArray[np.int64]:
+    r"""For each CR of a line, how many other characters stand before it.
 
-
-def _text_of(line: LongLine, start: int, end: int) -> Text:
-    text = LongText(line, start, end)
-    return text if len(text) > _LONG_TEXT else str(text)
+    "\ra\r\rb" -> [0, 1, 1]
+    """
+    places = np.fromiter((found.start() for found in _RETURN.finditer(line)), np.int64)
+    return places - np.arange(len(places))
 
 
 def is_unsplit_pair(example: Example) -> bool:
@@ -401,9 +380,8 @@ def read_example(
       InputError: errors is "strict" and the line is not UTF-8.
     """
     try:
-        if len(line) > _LONG_LINE:
-            return parse_long_line(LongLine(line, errors), unique_id, pairs)
-        return parse_line(line.decode("utf-8", errors), unique_id, pairs)
+        # A CR at the end, and what else is stripped anyway, is cheaper gone as bytes.
+        return parse_line(line.rstrip().decode("utf-8", errors), unique_id, pairs)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name_of(path)}: line {line_number} is not UTF-8: byte "

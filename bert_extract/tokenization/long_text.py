@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.text.long_lines import LongText, Text
 from bert_extract.tokenization import unicode14
 from bert_extract.tokenization.alignment import BOUNDARY, COUNT, STARTER, flags
 from bert_extract.tokenization.basic_tokenizer import MAX_CHARS_PER_WORD, tables
@@ -48,7 +47,7 @@ class TextPiece:
         return ends + self.start if self.places is None else self.places[ends - 1] + 1
 
 
-def parts(text: Text, do_lower_case: bool) -> Iterator[TextPiece]:
+def parts(text: str, do_lower_case: bool) -> Iterator[TextPiece]:
     """Cuts a long text into parts, in order."""
     if not do_lower_case:
         yield from _cut(text, do_lower_case)
@@ -63,18 +62,15 @@ def parts(text: Text, do_lower_case: bool) -> Iterator[TextPiece]:
             is_cased = part.ends_cased
 
 
-def pieces(text: Text, start: int = 0) -> Iterator[str]:
+def _pieces(text: str, start: int = 0) -> Iterator[str]:
     """A text from some character on, some characters at a time."""
-    if isinstance(text, LongText):
-        yield from text.pieces(start)
-        return
     for begin in range(start, len(text), _PIECE_SIZE):
         yield text[begin : begin + _PIECE_SIZE]
 
 
-def _cut(text: Text, do_lower_case: bool) -> Iterator[TextPiece]:
+def _cut(text: str, do_lower_case: bool) -> Iterator[TextPiece]:
     cutter = _Cutter(do_lower_case)
-    for piece in pieces(text):
+    for piece in _pieces(text):
         yield from cutter.add(piece)
     yield from cutter.end()
 
@@ -187,7 +183,7 @@ class _LongWord:
         return TextPiece(text, self._start, end, places, self._ends_cased)
 
 
-def _with_settled_sigmas(part: TextPiece, text: Text, is_cased_before: bool) -> str:
+def _with_settled_sigmas(part: TextPiece, text: str, is_cased_before: bool) -> str:
     """Lower-cases those capital sigmas that may look beyond their part.
 
     One is final if a letter with a case stands before it, and none behind it, where
@@ -201,7 +197,7 @@ def _with_settled_sigmas(part: TextPiece, text: Text, is_cased_before: bool) -> 
         before = _first_cased(reversed(own[:place]))
         after = _first_cased(own[place + 1 :])
         if after is None:
-            following = (c for piece in pieces(text, part.end) for c in piece)
+            following = (c for piece in _pieces(text, part.end) for c in piece)
             after = _first_cased(following)
         is_final = (is_cased_before if before is None else before) and not after
         own = own[:place] + ("ς" if is_final else "σ") + own[place + 1 :]

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.errors import VocabError
-from bert_extract.text.long_lines import Text
 from bert_extract.tokenization.alignment import Wordpieces, align, sources
 from bert_extract.tokenization.basic_tokenizer import MAX_CHARS_PER_WORD, basic_tokens
 from bert_extract.tokenization.long_text import parts
@@ -90,7 +89,7 @@ class Tokenizer:
             offset += len(text)
         return aligned
 
-    def tokenize_parts(self, text: Text) -> Iterator[NDArray[np.int32]]:
+    def tokenize_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
         """Cuts a long text some at a time, so that it takes no more memory than a part.
 
         Yields:
@@ -99,7 +98,7 @@ class Tokenizer:
         for part in parts(text, self.do_lower_case):
             yield from self.tokenize([part.text])
 
-    def tokenize_aligned_parts(self, text: Text) -> Iterator[Wordpieces]:
+    def tokenize_aligned_parts(self, text: str) -> Iterator[Wordpieces]:
         """Does to a long text, some at a time, what `tokenize_aligned` does.
 
         Yields:

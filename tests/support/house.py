@@ -17,7 +17,6 @@ ORDER = (
     "options",
     "files",
     # text
-    "text.long_lines",
     "text.unpacking",
     "text.examples",
     "text.stamps",
