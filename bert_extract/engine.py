@@ -8,6 +8,7 @@
 At most two windows are in flight, so memory does not grow with the corpus.
 """
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -31,6 +32,7 @@ from bert_extract.pipeline import EncodedGroup, Pipeline
 from bert_extract.progress import Summary
 from bert_extract.text.examples import Example, is_unsplit_pair
 from bert_extract.tokenization.vocab import UNKNOWN_TOKEN
+from bert_extract.work import Work
 
 # Lines that are tokenized in one call: below 256 the call itself costs more than the
 # work, above some thousands nothing is gained.
@@ -94,6 +96,7 @@ class Engine:
         summary: Summary,
         keeps_line: bool = False,
         may_pause: bool = False,
+        work: Work | None = None,
     ) -> Generator[EncodedGroup[Features, Encoded], None, None]:
         """Sends examples through the model.
 
@@ -105,6 +108,7 @@ class Engine:
           keeps_line: whether the first part of each record has its line's text.
           may_pause: whether the examples may be slow to come: those that are there
             wait for others for a second at most. Groups depend on it then.
+          work: is told of each batch as it is computed.
 
         Yields:
           Groups of consecutive lines and parts of lines, in order.
@@ -115,24 +119,34 @@ class Engine:
         """
         devices.check_process()
         builder = self._record_builder()
+        work = work or Work()
+        work.is_all_read = False
+
+        def compute(number: int, lines: Sequence[Features]) -> list[_Computed]:
+            start = time.perf_counter()
+            outputs = self._compute(number, lines)
+            work.computed(lines, time.perf_counter() - start)
+            return outputs
 
         def encode_group(
             lines: Sequence[Features], outputs: Sequence[_Computed | None]
         ) -> tuple[Encoded, int]:
+            start = time.perf_counter()
             layers = [None if o is None else o.layers for o in outputs]
-            parts = builder.to_parts(lines, layers)
-            return encode(parts), sum(o.num_slots for o in outputs if o is not None)
+            encoded = encode(builder.to_parts(lines, layers))
+            work.encoded(lines, time.perf_counter() - start)
+            return encoded, sum(o.num_slots for o in outputs if o is not None)
 
         pipeline: Pipeline[Features, _Computed, tuple[Encoded, int]] = Pipeline(
             plan=self._plan,
-            compute=self._compute,
+            compute=compute,
             encode=encode_group,
             num_compute_threads=self._num_compute_threads(),
             num_encode_threads=self.model.num_threads if self._is_gpu else 0,
         )
         arrivals = Arrivals(examples, _PATIENCE, _num_chars)
         source = arrivals if may_pause else examples
-        features = self._features(source, summary, keeps_line)
+        features = _counted(self._features(source, summary, keeps_line), work)
         windows = batching.windows(features, self._window_tokens())
         try:
             for group in pipeline.run(windows):
@@ -318,6 +332,16 @@ def _chunks(
         yield chunk, error
         return
     yield chunk, None
+
+
+def _counted(
+    features: Iterable[Features | None], work: Work
+) -> Iterator[Features | None]:
+    for part in features:
+        if part is not None:
+            work.read(part)
+        yield part
+    work.is_all_read = True
 
 
 def _num_chars(example: Example) -> int:

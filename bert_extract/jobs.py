@@ -42,7 +42,7 @@ from bert_extract.output.writers import (
     open_writer,
     peak_memory_bytes,
 )
-from bert_extract.progress import Progress, Summary
+from bert_extract.progress import OutputForecast, Progress, Summary, total
 from bert_extract.text.examples import STDIN, Example
 from bert_extract.text.splits import (
     Split,
@@ -97,14 +97,46 @@ def run_job(
     )
     _warn_of_other_bytes(model, job)
     if not job.output_dir:
-        _do_output(model, job, model_files, input_files, job.output_file, summaries)
+        with Progress() as progress:
+            _do_output(
+                model,
+                job,
+                model_files,
+                input_files,
+                job.output_file,
+                summaries,
+                progress,
+            )
         return
     _make_folder(job.output_dir)
-    for input_name, output_name in zip(input_files, output_files, strict=True):
-        try:
-            _do_output(model, job, model_files, [input_name], output_name, summaries)
-        except (InputError, OutputError, NotFiniteError) as error:
-            logging.error("%s", error)
+    sizes = [_size(path) for path in input_files]
+    known = [size for size in sizes if size is not None]
+    num_bytes = sum(known) if len(known) == len(sizes) else None
+    files = zip(input_files, output_files, sizes, strict=True)
+    with Progress(len(sizes), num_bytes) as progress:
+        for input_name, output_name, size in files:
+            try:
+                _do_output(
+                    model,
+                    job,
+                    model_files,
+                    [input_name],
+                    output_name,
+                    summaries,
+                    progress,
+                )
+            except (InputError, OutputError, NotFiniteError) as error:
+                logging.error("%s", error)
+            progress.end(size)
+    if len(summaries) > 1:
+        total(job.output_dir, summaries).log()
+
+
+def _size(path: str) -> int | None:
+    try:
+        return input_size([Split(path, 0, None, 0, 0)])
+    except InputError:
+        return 0  # it has gone, and will be told when its turn comes
 
 
 def _make_folder(output_dir: str) -> None:
@@ -156,6 +188,7 @@ def _do_output(
     input_files: Sequence[str],
     output_file: str,
     summaries: list[Summary],
+    progress: Progress,
 ) -> None:
     kind = OutputSpec(
         format_of(output_file, job.output_format),
@@ -187,7 +220,7 @@ def _do_output(
             watch.check_all()  # their sizes and lines say where the shard begins
         summary.fingerprint = _fingerprint(model, job, model_files, watch, kind)
         summary.same_bytes = model.keeps_bits
-        if job.resume and _is_complete(summary):
+        if job.resume and _is_complete(summary, progress.num_outputs > 1):
             return
         _check_amount(splits, kind.format, output_file)
         engine = Engine(model)
@@ -196,10 +229,10 @@ def _do_output(
         try:
             guard.check_again(job, output_file)
             writer = open_writer(output_file, kind, summary.fingerprint, job.resume)
-            _write(engine, job, splits, watch, writer, kind, summary)
+            _write(engine, job, splits, watch, writer, kind, summary, progress)
         finally:
             summary.seconds = time.monotonic() - start
-    summary.log()
+    summary.log(is_one_of_many=progress.num_outputs > 1)
 
 
 def _check_amount(
@@ -285,12 +318,13 @@ def _recording(summary: Summary) -> Iterator[None]:
         summary.peak_memory_bytes = peak_memory_bytes()
 
 
-def _is_complete(summary: Summary) -> bool:
+def _is_complete(summary: Summary, is_one_of_many: bool) -> bool:
     found = find_complete(summary.output_file, summary.fingerprint)
     if found is None:
         return False
     summary.resumed_lines, summary.output_bytes = found
-    logging.info(
+    logging.log(
+        logging.DEBUG if is_one_of_many else logging.INFO,
         "%s: is complete, %s lines; nothing to do",
         summary.output_file,
         f"{summary.resumed_lines:,}",
@@ -306,6 +340,7 @@ def _write(
     writer: Writer,
     kind: OutputSpec,
     summary: Summary,
+    progress: Progress,
 ) -> None:
     """Computes what the writer does not have yet."""
     summary.resumed_lines = writer.num_records_kept
@@ -313,7 +348,6 @@ def _write(
     if writer.is_complete:
         return
     encode, summary.json_kernel = encoder_for(kind)
-    progress: Progress | None = None
     try:
         reader = SplitReader(
             splits,
@@ -322,14 +356,21 @@ def _write(
             watch,
             engine.model.options.pairs,
         )
-        progress = Progress(summary, input_size(splits))
+        num_input_bytes = input_size(splits)
+        progress.begin(num_input_bytes, writer.num_records_kept, reader.num_bytes_of)
+        forecast = OutputForecast(summary.output_file, num_input_bytes)
         room = _TextRoom(kind.format, summary.output_file)
         room.take_kept(splits, job.errors, writer.num_records_kept)
         examples = _shown(engine, reader)
         # Groups are seen in the bytes of other formats, and time may not be.
         may_pause = kind.format is JSONL and may_be_slow(splits)
         groups = engine.run(
-            examples, encode, summary, kind.format.keeps_line, may_pause
+            examples,
+            encode,
+            summary,
+            kind.format.keeps_line,
+            may_pause,
+            progress.work,
         )
         for group in groups:
             lines = group.lines
@@ -339,10 +380,9 @@ def _write(
             if group.ends_window:
                 watch.check()  # what is durable can be trusted
                 writer.commit()
-            num_lines = summary.resumed_lines + summary.num_lines
-            progress.update(reader.num_bytes_of(num_lines))
-            if not progress.has_estimated:
-                progress.estimate_output(
+            if not forecast.is_over:
+                num_lines = summary.resumed_lines + summary.num_lines
+                forecast.update(
                     num_lines,
                     reader.num_bytes_of(num_lines),
                     writer.num_bytes,
@@ -352,6 +392,8 @@ def _write(
         if writer.num_bytes == 0:
             # No file of no bytes is a whole gzip file; a member of no records is.
             writer.write(encode([]), 0, is_whole=True)
+        if not kind.format.is_json:
+            progress.convert(summary.output_file)
         writer.finish()
     except BaseException as error:
         num_kept = writer.suspend(keeps_last=watch.is_sound())
@@ -366,8 +408,6 @@ def _write(
         raise
     finally:
         summary.output_bytes = writer.num_bytes
-        if progress is not None:
-            progress.close()
 
 
 def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:

@@ -3,28 +3,36 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
+import math
 import os
 import platform
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from absl import logging
-from tqdm import tqdm
 
 from bert_extract import guard
 from bert_extract.errors import OutputError
 from bert_extract.inputs.features import Features, Words
 from bert_extract.options import Job, Options
 from bert_extract.output.writers import descriptor_of
+from bert_extract.screen import is_notebook, notebook_bar_class, open_bar
 from bert_extract.version import __version__
+from bert_extract.work import Forecast, Speed, Work
 
 # Between two lines of a log that nobody watches, in seconds.
 _LOG_SECONDS = 60.0
+# Between two states of a bar, and two looks at what is done.
+_TICK_SECONDS = 0.5
+# From when on a time that is left is told in minutes, and in hours.
+_LEAST_MINUTES = 2
+_LEAST_HOURS = 10
 # What takes less shows no bar of records.
 _BAR_SECONDS = 0.5
 # The output's size is estimated when so much of the input is done, or so many bytes
@@ -33,6 +41,24 @@ _ESTIMATE_AT_SHARE = 0.01
 _ESTIMATE_AT_LINES = 128
 _ESTIMATE_AT_BYTES = 64 << 20
 _TERABYTE = 10**12
+
+
+# Numbers of a summary that are sums where several are made one.
+_ADDED_UP = (
+    "num_lines",
+    "num_pairs",
+    "num_tokens",
+    "num_slots",
+    "num_truncated",
+    "num_truncated_pairs",
+    "num_windowed",
+    "num_words_without_vector",
+    "num_words_cut",
+    "num_unsplit",
+    "resumed_lines",
+    "output_bytes",
+    "seconds",
+)
 
 
 @dataclass
@@ -100,8 +126,10 @@ class Summary:
         values["padding"] = round(self.padding, 4)
         return values
 
-    def log(self) -> None:
-        """Says it to a person."""
+    def log(self, is_one_of_many: bool = False) -> None:
+        """Says it to a person; of one of many outputs only to whoever wants details."""
+        if is_one_of_many and not logging.level_debug():
+            return
         kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
         logging.info(
             "%s: %s lines%s (%s pairs, %s truncated%s), %s tokens, %.1f s, "
@@ -146,6 +174,25 @@ class Summary:
                 "--pairs=false",
                 f"{self.num_unsplit:,}",
             )
+
+
+def total(name: str, summaries: Sequence[Summary]) -> Summary:
+    """Adds up what was done for several outputs, one of them at least.
+
+    Args:
+      name: what stands in place of an output's name.
+      summaries: of the outputs.
+    """
+    done = sum(not summary.error for summary in summaries)
+    whole = dataclasses.replace(
+        summaries[0], output_file=f"{name}: {done:,} of {len(summaries):,} outputs"
+    )
+    for summary in summaries[1:]:
+        for name in _ADDED_UP:
+            setattr(whole, name, getattr(whole, name) + getattr(summary, name))
+        whole.json_kernel = whole.json_kernel or summary.json_kernel
+    whole.peak_memory_bytes = max(summary.peak_memory_bytes for summary in summaries)
+    return whole
 
 
 @contextlib.contextmanager
@@ -242,23 +289,6 @@ def _installed_version(distribution: str) -> str | None:
         return None  # TensorFlow is also built under other names
 
 
-def is_notebook() -> bool:
-    """Whether this process works for a notebook."""
-    # Not imported: where there is a notebook, it is there.
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell is not None and "IPKernelApp" in shell.config
-
-
-def _bar_class() -> Any:
-    """The bar that the screen can show: a widget in a notebook that has widgets."""
-    if is_notebook() and importlib.util.find_spec("ipywidgets") is not None:
-        from tqdm.notebook import tqdm as notebook_bar
-
-        return notebook_bar
-    return tqdm
-
-
 class RecordBar:
     """A bar of records, for Python."""
 
@@ -271,7 +301,7 @@ class RecordBar:
         """
         self._bar: Any = None
         if is_notebook() if is_wanted is None else is_wanted:
-            self._bar = _bar_class()(
+            self._bar = notebook_bar_class()(
                 total=num_records, unit=" records", delay=_BAR_SECONDS, file=sys.stderr
             )
 
@@ -286,56 +316,258 @@ class RecordBar:
             self._bar.close()
 
 
-class Progress:
-    """A bar on a terminal or in a notebook, a line now and then in a log."""
+@dataclass
+class _CurrentOutput:
+    """The output that is being made."""
 
-    def __init__(self, summary: Summary, input_bytes: int | None) -> None:
+    num_lines_kept: int
+    num_lines_before: int  # lines that were read for those before it
+    num_bytes_of: Callable[[int], int]
+    converted: str = ""  # its name, when all of it is computed
+
+
+class Progress:
+    """A bar on a terminal or in a notebook, a line now and then in a log.
+
+    One for a whole job, however many outputs it has. As a context manager it looks by
+    itself what is done.
+
+    Attributes:
+      work: what is done; counted up by others.
+      num_outputs: how many outputs the job has.
+    """
+
+    def __init__(self, num_outputs: int = 1, input_bytes: int | None = None) -> None:
         """Starts the clock.
 
         Args:
-          summary: counted up by others.
-          input_bytes: the input's size on the disk; None if it is not known.
+          num_outputs: how many there will be.
+          input_bytes: the size of all inputs on the disk; None if it is not known. Of
+            a single output it is told later.
         """
-        self._summary = summary
+        self.work = Work()
+        self.num_outputs = num_outputs
+        self._num_ended = 0
         self._input_bytes = input_bytes
-        self._start = self._last_log = time.monotonic()
-        self.has_estimated = not input_bytes  # or cannot
-        is_watched = is_notebook() or (sys.stderr.isatty() and logging.level_info())
-        known = "{percentage:3.0f}%|{bar}| "
-        self._bar: Any = None
-        if is_watched:
-            self._bar = _bar_class()(
-                total=input_bytes,
-                bar_format=(known if input_bytes else "")
-                + "{desc} [{elapsed}"
-                + ("<{remaining}]" if input_bytes else "]"),
-                leave=False,
-                file=sys.stderr,
-            )
+        # Of outputs that have ended: bytes that were computed, and that were not.
+        self._num_bytes_read = self._num_bytes_kept = 0
+        self._num_lines_kept = 0
+        self._output: _CurrentOutput | None = None
+        self._lock = threading.Lock()  # of all before
 
-    def update(self, num_bytes_read: int) -> None:
-        """Shows how far the job is.
+        self._start = self._last_log = time.monotonic()
+        self._forecast: Forecast | None = None  # from the first work on
+        self._speed = Speed(self._start)
+        self._share: float | None = None
+        self._bar = open_bar()
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None or logging.level_info():
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(_TICK_SECONDS):
+            self.tick()
+
+    def begin(
+        self,
+        input_bytes: int | None,
+        num_lines_kept: int,
+        num_bytes_of: Callable[[int], int],
+    ) -> None:
+        """An output is begun.
 
         Args:
-          num_bytes_read: bytes of the input that are done with.
+          input_bytes: the size of what it is made from; None if it is not known.
+          num_lines_kept: lines of it that are there already.
+          num_bytes_of: how much of the input its first lines take, of those that
+            were read.
         """
-        elapsed = time.monotonic() - self._start
-        speed = self._summary.num_tokens / elapsed if elapsed else 0.0
-        text = f"{self._summary.num_lines:,} lines, {speed:,.0f} tokens/s"
+        with self._lock:
+            self._num_lines_kept += num_lines_kept
+            if self.num_outputs == 1:
+                self._input_bytes = input_bytes
+            self._output = _CurrentOutput(
+                num_lines_kept, self.work.num_lines_read, num_bytes_of
+            )
+
+    def convert(self, output_file: str) -> None:
+        """All of an output is computed, and it is made of that now."""
+        with self._lock:
+            if self._output is not None:
+                self._output.converted = output_file
+
+    def end(self, input_bytes: int | None) -> None:
+        """An output has ended, in whatever way; it need not have begun."""
+        with self._lock:
+            num_read, _ = self._bytes_of_output()
+            self._num_bytes_read += num_read
+            self._num_bytes_kept += max((input_bytes or 0) - num_read, 0)
+            self._output = None
+            self._num_ended += 1
+
+    def tick(self) -> None:
+        """Looks what is done, and shows it."""
+        now = time.monotonic()
+        self._look(now)
         if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
-            self._bar.update(num_bytes_read - self._bar.n)
-        elif time.monotonic() - self._last_log >= _LOG_SECONDS:
-            self._last_log = time.monotonic()
-            logging.info("%s%s", text, self._time_left(num_bytes_read, elapsed))
+            self._bar.show(self._share, self._words_of_bar(now))
+        elif now - self._last_log >= _LOG_SECONDS:
+            self._last_log = now
+            logging.info("%s", ", ".join(self._words_of_log(now)))
 
-    def _time_left(self, num_bytes_read: int, elapsed: float) -> str:
-        if not self._input_bytes or not num_bytes_read:
-            return ""
-        left = elapsed * (self._input_bytes / num_bytes_read - 1.0)
-        return f", {max(left, 0) / 60:.0f} minutes left"
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
-    def estimate_output(
+    # -- what is known
+
+    def _look(self, now: float) -> None:
+        """Takes note of what is done."""
+        self._speed.update(now, self.work.num_tokens)
+        num_done = self.work.num_done
+        with self._lock:
+            num_read, num_kept = self._bytes_of_output()
+            num_read += self._num_bytes_read
+            num_kept += self._num_bytes_kept
+        if not self._input_bytes:
+            return
+        num_all = self._num_tokens(num_read, self._input_bytes - num_kept)
+        share = num_kept / self._input_bytes
+        if num_all is not None:
+            share += (1.0 - share) * min(num_done / num_all, 1.0)
+            if self._forecast is None:
+                self._forecast = Forecast(now)
+            self._forecast.update(now, num_done, num_all)
+        elif not num_kept:
+            return
+        # It never goes back, even if the rest turns out to be more.
+        self._share = min(max(share, self._share or 0.0), 1.0)
+
+    def _bytes_of_output(self) -> tuple[int, int]:
+        """Of the current output: bytes of the input that were read, and kept ones."""
+        output = self._output
+        if output is None:
+            return 0, 0
+        num_lines = self.work.num_lines_read - output.num_lines_before
+        if not num_lines:
+            return 0, 0
+        num_kept = output.num_bytes_of(output.num_lines_kept)
+        return output.num_bytes_of(
+            output.num_lines_kept + num_lines
+        ) - num_kept, num_kept
+
+    def _num_tokens(self, num_bytes_read: int, num_bytes: int) -> float | None:
+        """How many tokens all of the input has, most likely; None if nobody knows."""
+        num_tokens = self.work.num_tokens_read
+        if not self.work.num_tokens or not num_bytes_read:
+            return None
+        if self.work.is_all_read and self._num_ended == self.num_outputs - 1:
+            return num_tokens
+        # Of a small compressed file all bytes are read at once, and then its lines.
+        if num_bytes_read >= num_bytes:
+            return None
+        return num_tokens * num_bytes / num_bytes_read
+
+    # -- what is said
+
+    def _words(self) -> list[str]:
+        output, words = self._output, []
+        if self.num_outputs > 1:
+            number = min(self._num_ended + 1, self.num_outputs)
+            words.append(f"file {number:,} of {self.num_outputs:,}")
+        if output is None and not self._num_ended:
+            words.append("starting")
+        elif output is not None and output.converted:
+            words.append(f"writing {os.path.basename(output.converted)}")
+        else:
+            words.append(_lines(self._num_lines_kept + self.work.num_lines))
+        return words
+
+    def _words_of_bar(self, now: float) -> list[str]:
+        words = [*self._words(), _clock(now - self._start)]
+        left = self._seconds_left(now)
+        if left is not None:
+            words.append(f"{_clock(left)} left")
+        if self.work.num_tokens and not self._is_converting():
+            words.append(f"{self._speed.per_second:,.0f} tokens/s")
+        return words
+
+    def _words_of_log(self, now: float) -> list[str]:
+        words = self._words()
+        if not self._is_converting():
+            words.append(f"{self._speed.per_second:,.0f} tokens/s")
+        if self._share is not None:
+            words.append(f"{math.floor(100 * self._share)} % done")
+        left = self._seconds_left(now)
+        if left is not None:
+            words.append(f"about {_duration(left)} left")
+        return words
+
+    def _seconds_left(self, now: float) -> float | None:
+        is_last = self._num_ended == self.num_outputs - 1
+        if self._forecast is None or (is_last and self._is_converting()):
+            return None
+        return self._forecast.seconds_left(now)
+
+    def _is_converting(self) -> bool:
+        output = self._output
+        return output is not None and output.converted != ""
+
+
+def _lines(number: int) -> str:
+    return f"{number:,} line{'' if number == 1 else 's'}"
+
+
+def _clock(seconds: float) -> str:
+    """As a clock shows it: 0:59, 1:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _duration(seconds: float) -> str:
+    """As a person would say it."""
+    if round(seconds) < _LEAST_MINUTES * 60:
+        return f"{seconds:.0f} seconds"
+    if seconds < _LEAST_HOURS * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.0f} hours"
+
+
+class OutputForecast:
+    """How large an output will be, which is told once if it matters."""
+
+    def __init__(self, output_file: str, input_bytes: int | None) -> None:
+        """Knows nothing yet.
+
+        Args:
+          output_file: its name.
+          input_bytes: the size of its input on the disk; None if it is not known.
+        """
+        self._output_file = output_file
+        self._input_bytes = input_bytes
+        self.is_over = not input_bytes  # or cannot begin
+
+    def update(
         self,
         num_lines: int,
         num_bytes_read: int,
@@ -352,20 +584,20 @@ class Progress:
           free: room on the output's disk; None if nobody knows.
           num_copies: how often they are there before the output is complete.
         """
-        if self.has_estimated or not self._input_bytes or not num_bytes_read:
+        if self.is_over or not self._input_bytes or not num_bytes_read:
             return
         share = num_bytes_read / self._input_bytes
         is_enough = num_lines >= _ESTIMATE_AT_LINES and share >= _ESTIMATE_AT_SHARE
         if not is_enough and num_bytes < _ESTIMATE_AT_BYTES:
             return
-        self.has_estimated = True
+        self.is_over = True
         total = int(num_bytes / min(share, 1.0))
         needed = total * num_copies - num_bytes
         if free is not None and needed > free:
             logging.warning(
                 "%s: the output will be about %s bytes, and its disk has room for %s "
                 "more%s",
-                self._summary.output_file,
+                self._output_file,
                 f"{total:,}",
                 f"{free:,}",
                 f"; making it takes {needed:,}" if num_copies > 1 else "",
@@ -374,11 +606,6 @@ class Progress:
             logging.warning(
                 "%s: the output will be about %s bytes; fewer --layers, --unit=word or "
                 "sentence, or --output_format=parquet make it smaller",
-                self._summary.output_file,
+                self._output_file,
                 f"{total:,}",
             )
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()

@@ -18,8 +18,15 @@ from absl import logging
 from bert_extract import progress
 from bert_extract.errors import OutputError
 from bert_extract.options import Job, Options
-from bert_extract.progress import Progress, Summary, summarizing
+from bert_extract.progress import (
+    OutputForecast,
+    Progress,
+    Summary,
+    summarizing,
+    total,
+)
 from bert_extract.version import __version__
+from support.parts import line_of
 
 
 class LogLines:
@@ -95,6 +102,24 @@ def test_nothing_but_errors_is_said_when_that_was_asked_for(log: LogLines) -> No
     assert log.lines == []
 
 
+def test_several_outputs_have_one_summary(log: LogLines) -> None:
+    summaries = [
+        Summary("out/a.jsonl", num_lines=5, num_tokens=50, seconds=2.0),
+        Summary("out/b.jsonl", resumed_lines=3, peak_memory_bytes=9 << 20),
+        Summary("out/c.jsonl", num_lines=1, num_truncated=1, error="full"),
+    ]
+    for summary in summaries:
+        summary.log(is_one_of_many=True)
+    assert log.lines == []
+    total("out", summaries).log()
+    assert log.lines == [
+        "INFO: out: 2 of 3 outputs: 6 lines after 3 kept ones (0 pairs, 1 truncated), "
+        "50 tokens, 2.0 s, 25 tokens/s, padding 0.0 %, 0 bytes, peak memory 9 MB",
+        "WARNING: lines longer than --max_seq_length, which were truncated: 1",
+    ]
+    assert summaries[0].num_lines == 5
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock whose hands the test moves."""
@@ -103,28 +128,120 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+class Run:
+    """A run of lines of 10 tokens and 40 bytes each, as its threads tell of it."""
+
+    def __init__(self, shown: Progress, clock: list[float]) -> None:
+        self.shown = shown
+        self.clock = clock
+        self.num_read = 0  # lines, kept ones included
+        self.num_lines: int | None = None
+
+    def begin(self, num_lines: int | None, num_kept: int = 0) -> None:
+        """Begins an output."""
+        self.num_read, self.num_lines = num_kept, num_lines
+        self.shown.work.is_all_read = False
+        size = None if num_lines is None else 40 * num_lines
+        self.shown.begin(size, num_kept, lambda number: 40 * min(number, self.num_read))
+
+    def read(self, num_lines: int) -> None:
+        """The reader has so many more."""
+        self.num_read += num_lines
+        self.shown.work.is_all_read = self.num_read == self.num_lines
+        for _ in range(num_lines):
+            self.shown.work.read(line_of(10))
+
+    def compute(self, num_lines: int, seconds: float) -> None:
+        """So many lines are computed, and encoded, in so long."""
+        lines = [line_of(10)] * num_lines
+        self.shown.work.computed(lines, 0.9 * seconds)
+        self.shown.work.encoded(lines, 0.1 * seconds)
+        self.clock[0] += seconds
+        self.shown.tick()
+
+
 def test_a_log_that_nobody_watches_gets_a_line_a_minute(
     log: LogLines, clock: list[float]
 ) -> None:
-    summary = Summary()
-    shown = Progress(summary, input_bytes=1000)
-    for second in range(0, 181, 10):
-        clock[0] = 100.0 + second
-        summary.num_lines, summary.num_tokens = second, 50 * second
-        shown.update(second)
-    shown.close()
+    run = Run(Progress(), clock)
+    run.begin(900)
+    for _ in range(18):
+        run.read(10)
+        run.compute(10, seconds=10)
     assert log.lines == [
-        "INFO: 60 lines, 50 tokens/s, 16 minutes left",
-        "INFO: 120 lines, 50 tokens/s, 15 minutes left",
-        "INFO: 180 lines, 50 tokens/s, 14 minutes left",
+        "INFO: 60 lines, 10 tokens/s, 6 % done, about 14 minutes left",
+        "INFO: 120 lines, 10 tokens/s, 13 % done, about 13 minutes left",
+        "INFO: 180 lines, 10 tokens/s, 20 % done, about 12 minutes left",
     ]
 
 
+def test_a_log_line_of_a_run_of_82_seconds_is_true(
+    log: LogLines, clock: list[float]
+) -> None:
+    run = Run(Progress(), clock)
+    run.begin(820)
+    run.read(820)  # one window has all of it, and nothing is written before its end
+    for _ in range(82):
+        run.shown.work.computed([line_of(10)] * 10, 1.0)
+        clock[0] += 1
+        run.shown.tick()
+    (line,) = log.lines
+    seconds = int(line.split("about ")[1].removesuffix(" seconds left"))
+    assert 22 <= seconds <= 32
+
+
 def test_without_a_size_no_time_is_promised(log: LogLines, clock: list[float]) -> None:
-    shown = Progress(Summary(num_lines=5, num_tokens=600), input_bytes=None)
-    clock[0] += 60
-    shown.update(10)
-    assert log.lines == ["INFO: 5 lines, 10 tokens/s"]
+    run = Run(Progress(), clock)
+    run.begin(None)
+    run.read(60)
+    run.compute(60, seconds=60)
+    assert log.lines == ["INFO: 60 lines, 10 tokens/s"]
+
+
+def test_kept_lines_are_done_but_say_nothing_of_the_speed(
+    log: LogLines, clock: list[float]
+) -> None:
+    run = Run(Progress(), clock)
+    run.begin(900, num_kept=800)
+    run.read(100)
+    for _ in range(60):
+        run.compute(1, seconds=1)
+    assert log.lines == [
+        "INFO: 860 lines, 10 tokens/s, 95 % done, about 40 seconds left"
+    ]
+
+
+def test_several_files_are_one_job(log: LogLines, clock: list[float]) -> None:
+    run = Run(Progress(4, 40 * 400), clock)
+    run.shown.end(40 * 100)  # it was complete, and is not begun
+    for _ in range(2):
+        run.begin(100)
+        for _ in range(100):
+            run.read(1)
+            run.compute(1, seconds=1)
+        run.shown.end(40 * 100)
+    assert log.lines == [
+        "INFO: file 2 of 4, 60 lines, 10 tokens/s, 40 % done, about 4 minutes left",
+        "INFO: file 3 of 4, 120 lines, 10 tokens/s, 55 % done, about 3 minutes left",
+        "INFO: file 3 of 4, 180 lines, 10 tokens/s, 70 % done, about 2 minutes left",
+    ]
+
+
+def test_a_small_compressed_file_is_not_done_when_it_is_read(
+    log: LogLines, clock: list[float]
+) -> None:
+    shown = Progress()
+    # All its bytes come with the first block.
+    shown.begin(100, 0, lambda number: 100 if number else 0)
+    run = Run(shown, clock)
+    run.read(60)
+    run.compute(60, seconds=60)
+    assert log.lines == ["INFO: 60 lines, 10 tokens/s"]
+    run.num_lines = 120
+    run.read(60)
+    for _ in range(30):
+        run.compute(1, seconds=2)
+    assert log.lines[1].endswith(" 75 % done, about 60 seconds left")
 
 
 class Terminal(io.StringIO):
@@ -133,41 +250,46 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("input_bytes", "parts"),
+    ("num_lines", "parts"),
     [
-        (200, ["50%", "9 lines, 10 tokens/s", "00:10<00:10"]),
-        (None, ["9 lines, 10 tok"]),
+        (20, [" 50% |#", "10 lines, 0:10, 0:10 left, 10 tokens/s"]),
+        (None, ["\r10 lines, 0:10, 10 tok"]),
     ],
 )
 def test_a_terminal_gets_a_bar(
     monkeypatch: pytest.MonkeyPatch,
     log: LogLines,
     clock: list[float],
-    input_bytes: int | None,
+    num_lines: int | None,
     parts: list[str],
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
-    shown = Progress(Summary(num_lines=9, num_tokens=100), input_bytes)
-    clock[0] += 10
-    shown.update(100)
-    shown.close()
+    run = Run(Progress(), clock)
+    run.shown.tick()
+    assert "\rstarting, 0:00" in terminal.getvalue()
+    run.begin(num_lines)
+    for _ in range(10):
+        run.read(1)
+        run.compute(1, seconds=1)
+    run.shown.close()
     for part in parts:
         assert part in terminal.getvalue()
     assert log.lines == []
 
 
-def test_no_bar_where_only_errors_are_wanted(
+def test_the_clock_goes_on_while_nothing_else_does(
     monkeypatch: pytest.MonkeyPatch, log: LogLines
 ) -> None:
-    logging.set_verbosity(logging.ERROR)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    shown = Progress(Summary(), 100)
-    shown.update(50)
-    shown.close()
-    assert terminal.getvalue() == ""
+    with Progress() as shown:
+        shown.begin(40, 0, lambda number: 40 * number)
+        shown.convert("folder/out.h5")
+        time.sleep(2.6)
+    for clock in ("0:01", "0:02"):
+        assert f"\rwriting out.h5, {clock}" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")  # and nothing in that line
 
 
 @pytest.fixture
@@ -184,13 +306,15 @@ def test_a_notebook_gets_a_bar(
 ) -> None:
     screen = io.StringIO()  # no terminal
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     logging.set_verbosity(logging.WARNING)  # as it is in Python
-    shown = Progress(Summary(num_lines=9, num_tokens=100), 200)
-    clock[0] += 10
-    shown.update(100)
-    shown.close()
-    assert "9 lines, 10 tokens/s" in screen.getvalue()
+    run = Run(Progress(), clock)
+    run.begin(20)
+    for _ in range(10):
+        run.read(1)
+        run.compute(1, seconds=1)
+    run.shown.close()
+    assert "10 lines, 0:10, 0:10 left, 10 tokens/s" in screen.getvalue()
+    assert " 50%|" in screen.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -238,13 +362,13 @@ def test_what_is_done_at_once_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_output_that_will_not_fit_is_told_once(
     log: LogLines, free: int | None, told: bool
 ) -> None:
-    shown = Progress(Summary(output_file="out.jsonl"), input_bytes=1000)
+    forecast = OutputForecast("out.jsonl", input_bytes=1000)
     # 12.8 bytes of the output are written for each of the input.
-    shown.estimate_output(127, num_bytes_read=10, num_bytes=127, free=free)
-    shown.estimate_output(128, num_bytes_read=9, num_bytes=128, free=free)
+    forecast.update(127, num_bytes_read=10, num_bytes=127, free=free)
+    forecast.update(128, num_bytes_read=9, num_bytes=128, free=free)
     assert log.lines == []  # too early to tell
     for _ in range(2):
-        shown.estimate_output(128, num_bytes_read=10, num_bytes=128, free=free)
+        forecast.update(128, num_bytes_read=10, num_bytes=128, free=free)
     assert len(log.lines) == told
     if told:
         assert log.text == (
@@ -257,16 +381,16 @@ def test_an_output_that_will_not_fit_is_told_once(
 def test_an_output_that_is_there_twice_before_it_is_complete(
     log: LogLines, free: int, told: bool
 ) -> None:
-    shown = Progress(Summary(output_file="out.h5"), input_bytes=1000)
-    shown.estimate_output(128, 10, num_bytes=128, free=free, num_copies=2)
+    forecast = OutputForecast("out.h5", input_bytes=1000)
+    forecast.update(128, 10, num_bytes=128, free=free, num_copies=2)
     assert len(log.lines) == told
     if told:
         assert log.text.endswith("room for 25,471 more; making it takes 25,472")
 
 
 def test_an_enormous_output_is_told(log: LogLines) -> None:
-    shown = Progress(Summary(output_file="out.jsonl"), input_bytes=10**9)
-    shown.estimate_output(10, 10**7, num_bytes=2 * 10**10, free=None)
+    forecast = OutputForecast("out.jsonl", input_bytes=10**9)
+    forecast.update(10, 10**7, num_bytes=2 * 10**10, free=None)
     (line,) = log.lines
     assert line.startswith(
         "WARNING: out.jsonl: the output will be about 2,000,000,000,000 bytes; fewer"

@@ -119,7 +119,7 @@ def _form_of(kind: OutputSpec) -> PartialForm:
         return PartialForm(compression.scanner_for(kind.format))
 
     def convert(frames_file: str, output_file: str) -> None:
-        logging.info("%s: every line is computed; writing it", output_file)
+        logging.debug("%s: every line is computed; writing it", output_file)
         if kind.format is HDF5:
             hdf5.write(frames_file, output_file, kind.records)
         else:

@@ -76,6 +76,8 @@ ORDER = (
     # the trunk
     "guard",
     "pipeline",
+    "work",
+    "screen",
     "progress",
     "loaded_model",
     "engine",
