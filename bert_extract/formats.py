@@ -1,4 +1,4 @@
-"""The formats that an output can have: their names, suffixes and limits."""
+"""The formats that an output can have: their names and suffixes, what they need."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -16,8 +16,6 @@ class Format:
     package: str = ""  # what has to be installed for it, besides the tool
     extra: str = ""  # the tool's extra that installs it
     keeps_line: bool = False  # whether it holds the text of the lines
-    max_lines: int | None = None
-    max_text: int | None = None  # bytes of the lines that it keeps, as JSON
 
 
 JSONL = Format("jsonl", (".jsonl",), is_json=True)
@@ -32,10 +30,6 @@ HDF5 = Format(
     package="h5py",
     extra="hdf5",
     keeps_line=True,
-    # sentence_to_index, which names all lines, is one string that cannot grow: it is
-    # made in memory, and HDF5 has 32 bits for its length.
-    max_lines=1_000_000,
-    max_text=256_000_000,
 )
 PARQUET = Format(
     "parquet", (".parquet",), is_json=False, package="pyarrow", extra="parquet"
@@ -66,19 +60,3 @@ def check_installed(
             f"{path}: the format {output_format.name} needs the package {package}, "
             f"which is not installed: pip install {package}"
         )
-
-
-def too_much(output_format: Format) -> str:
-    """What to say of more than a format takes; "" if it takes any amount."""
-    limits = []
-    if output_format.max_lines is not None:
-        limits.append(f"{output_format.max_lines:,} lines")
-    if output_format.max_text is not None:
-        limits.append(f"{output_format.max_text:,} bytes of text, as JSON")
-    if not limits:
-        return ""
-    return (
-        f"the format {output_format.name} takes at most {' and '.join(limits)}; "
-        "write Parquet (--output_format=parquet), or one file for each of several "
-        "parts of the input (--shard=0/8, --shard=1/8, ...)"
-    )

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,13 +23,11 @@ from bert_extract.errors import (
     OutputError,
 )
 from bert_extract.files import is_remote
-from bert_extract.formats import JSONL, Format, check_installed, format_of, too_much
-from bert_extract.inputs.features import Features
-from bert_extract.inputs.line_parts import line_of
+from bert_extract.formats import JSONL, check_installed, format_of
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import arithmetic
 from bert_extract.options import MODEL_POOLING, Job, parse_shard
-from bert_extract.output import hdf5
+from bert_extract.output.limits import Room, check_inputs
 from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import (
     OutputSpec,
@@ -48,13 +45,11 @@ from bert_extract.text.splits import (
     Split,
     SplitReader,
     check_shards,
-    count_lines,
     input_size,
     may_be_slow,
     plan_splits,
 )
 from bert_extract.text.stamps import InputWatch
-from bert_extract.text.unpacking import is_compressed
 from bert_extract.version import __version__
 
 # `--verbosity=1` shows so many examples, as the original did.
@@ -222,7 +217,7 @@ def _do_output(
         summary.same_bytes = model.keeps_bits
         if job.resume and _is_complete(summary, progress.num_outputs > 1):
             return
-        _check_amount(splits, kind.format, output_file)
+        check_inputs(splits, kind.format, output_file)
         engine = Engine(model)
         model_files.check_checkpoint()
         start = time.monotonic()
@@ -233,78 +228,6 @@ def _do_output(
         finally:
             summary.seconds = time.monotonic() - start
     summary.log(is_one_of_many=progress.num_outputs > 1)
-
-
-def _check_amount(
-    splits: Sequence[Split], output_format: Format, output_file: str
-) -> None:
-    """Refuses now, not after hours, what the format has no room for.
-
-    What cannot be counted at the speed of a disk is refused when it comes.
-    """
-    ends: list[tuple[Split, int]] = []
-    for split in splits:
-        if is_remote(split.path) or not os.path.isfile(split.path):
-            continue
-        if not is_compressed(split.path):
-            size = os.path.getsize(split.path)
-            ends.append((split, size if split.end is None else split.end))
-    num_bytes = sum(end - split.start for split, end in ends)
-    most = output_format.max_text
-    if most is not None and num_bytes > most:
-        raise OutputError(
-            f"{output_file}: the input has {num_bytes:,} bytes: "
-            f"{too_much(output_format)}"
-        )
-    most = output_format.max_lines
-    if most is None or num_bytes <= most:  # a line has at least one byte
-        return
-    num_lines = 0
-    for split, end in ends:
-        num_lines += count_lines(split.path, end)
-        num_lines -= count_lines(split.path, split.start)
-        if num_lines > most:
-            raise OutputError(
-                f"{output_file}: the input has more than {most:,} lines: "
-                f"{too_much(output_format)}"
-            )
-
-
-class _TextRoom:
-    """The room that a format has for the text of the lines that it keeps."""
-
-    def __init__(self, output_format: Format, output_file: str) -> None:
-        self._format = output_format
-        self._output_file = output_file
-        self._num_bytes = 0
-
-    def take_kept(self, splits: Sequence[Split], errors: str, num_lines: int) -> None:
-        """Takes the room of the lines that an earlier run did."""
-        if self._format.max_text is None:
-            return
-        for example in itertools.islice(SplitReader(splits, errors), num_lines):
-            self._take(line_of(example), example.unique_id)
-
-    def take(self, lines: Sequence[Features]) -> None:
-        """Takes the room of a group.
-
-        Raises:
-          OutputError: there is not so much.
-        """
-        for features in lines:
-            if features.line is not None:  # a line's first part
-                self._take(features.line, features.unique_id)
-
-    def _take(self, line: str, linex_index: int) -> None:
-        most = self._format.max_text
-        if most is None:
-            return
-        self._num_bytes += hdf5.text_size(line)
-        if self._num_bytes > most:
-            raise OutputError(
-                f"{self._output_file}: the lines up to linex_index {linex_index} have "
-                f"more than {most:,} bytes: {too_much(self._format)}"
-            )
 
 
 @contextlib.contextmanager
@@ -359,8 +282,12 @@ def _write(
         num_input_bytes = input_size(splits)
         progress.begin(num_input_bytes, writer.num_records_kept, reader.num_bytes_of)
         forecast = OutputForecast(summary.output_file, num_input_bytes)
-        room = _TextRoom(kind.format, summary.output_file)
-        room.take_kept(splits, job.errors, writer.num_records_kept)
+        room = Room(
+            kind.format,
+            summary.output_file,
+            writer.num_records_kept,
+            writer.text_size_kept,
+        )
         examples = _shown(engine, reader)
         # Groups are seen in the bytes of other formats, and time may not be.
         may_pause = kind.format is JSONL and may_be_slow(splits)
@@ -374,9 +301,10 @@ def _write(
         )
         for group in groups:
             lines = group.lines
-            room.take(lines)
+            text_size = room.take(lines)
             num_records = sum(line.is_last for line in lines)
-            writer.write(group.encoded, num_records, is_whole=lines[-1].is_last)
+            is_whole = lines[-1].is_last
+            writer.write(group.encoded, num_records, is_whole, text_size)
             if group.ends_window:
                 watch.check()  # what is durable can be trusted
                 writer.commit()

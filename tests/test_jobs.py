@@ -25,7 +25,6 @@ from bert_extract import (
     OptionsError,
     OutputError,
     __version__,
-    formats,
     jobs,
     load_features,
     read_features,
@@ -36,6 +35,7 @@ from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import outputs_in
+from bert_extract.output.limits import _LIMITS
 from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 from bert_extract.progress import Summary
@@ -326,8 +326,8 @@ def test_the_values_of_a_binary_format_are_not_rounded(
 
 
 def set_limits(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
-    few = dataclasses.replace(formats.HDF5, **limits)
-    monkeypatch.setattr(formats, "FORMATS", (few,))
+    few = dataclasses.replace(_LIMITS["hdf5"], **limits)
+    monkeypatch.setitem(_LIMITS, "hdf5", few)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_more_lines_than_a_format_takes_are_refused(
     texts: dict[str, bytes],
     is_known_early: bool,
 ) -> None:
-    set_limits(monkeypatch, max_lines=4)
+    set_limits(monkeypatch, max_records=4)
     for name, text in texts.items():
         text = gzip.compress(text) if name.endswith(".gz") else text
         (tmp_path / name).write_bytes(text)
@@ -364,7 +364,7 @@ def test_more_lines_than_a_format_takes_are_refused(
 def test_few_lines_in_several_files_are_not_refused(
     model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_limits(monkeypatch, max_lines=4)
+    set_limits(monkeypatch, max_records=4)
     (tmp_path / "in1.txt").write_bytes(b"the river\nbank\n")
     (tmp_path / "in2.txt").write_bytes(b"the end\n\n")
     summaries: list[Summary] = []
@@ -390,7 +390,7 @@ def test_more_text_than_a_format_takes_is_refused(
     text: bytes,
     is_known_early: bool,
 ) -> None:
-    set_limits(monkeypatch, max_text=599)
+    set_limits(monkeypatch, max_text_size=599)
     content = gzip.compress(text) if name.endswith(".gz") else text
     (tmp_path / name).write_bytes(content)
     model = OpenedModel(options)
@@ -409,7 +409,7 @@ def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
     (tmp_path / "in.txt").write_bytes(b"the river bank\n" * 20)
     output = tmp_path / "out.h5"
     # A line takes 14 + 2 + 40 bytes: 16 of them are whole groups, the rest is not.
-    set_limits(monkeypatch, max_text=20 * 56 - 1)
+    set_limits(monkeypatch, max_text_size=20 * 56 - 1)
     job = Job(input_file=str(tmp_path / "in.txt"), output_file=str(output))
     summaries: list[Summary] = []
     for resume in (False, True):

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from bert_extract.errors import NotFiniteError, OutputError
 from bert_extract.output.append_file import Buffer
 from bert_extract.output.checksum import crc32
+from bert_extract.output.limits import text_size
 from bert_extract.output.record import Record, RecordPart, check_finite
 
 MAGIC = b"BXF1"
@@ -222,6 +223,21 @@ def scan(descriptor: int, start: int) -> tuple[int, int]:
         position = frame.end
         if frame.part.is_last:
             end, num_records = position, num_records + 1
+
+
+def kept_text_size(descriptor: int, start: int, end: int) -> int:
+    """Counts the text of the lines between two bytes where records begin or end.
+
+    Raises:
+      BrokenFrameError: something else stands there.
+    """
+    size = 0
+    while start < end:
+        frame = _read_head(descriptor, start)
+        if frame.part.line is not None:
+            size += text_size(frame.part.line)
+        start = frame.end
+    return size
 
 
 def _read_head(descriptor: int, start: int) -> Frame:

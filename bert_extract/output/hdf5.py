@@ -25,9 +25,6 @@ from bert_extract.output.record import Record, RecordPart, RecordSchema
 from bert_extract.output.selection import EVERYTHING, Selection
 
 _SENTENCES = "sentence_to_index"
-# What a line takes there beside its own text, at most:
-# ' (Occurrence 1000000)' and ': "999999999999", '.
-_MAX_BYTES_BESIDE_LINE = 40
 # HDF5 1.8's: files of 2008 and later libraries read it, and a group may have millions
 # of datasets.
 _LIBRARY_VERSIONS = ("v108", "v108")
@@ -38,11 +35,6 @@ def library_version() -> str:
     import h5py
 
     return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
-
-
-def text_size(line: str) -> int:
-    """The bytes that a line takes in sentence_to_index, at most."""
-    return len(json.dumps(line)) + _MAX_BYTES_BESIDE_LINE
 
 
 # ------------------------------------------------------------------------- writing

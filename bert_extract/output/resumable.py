@@ -45,8 +45,9 @@ class PartialForm:
     scan: Callable[[int, int], tuple[int, int]]
     # (partial file, new file): writes the output; None where the partial file is it.
     convert: Callable[[str, str], None] | None = None
-    max_records: int | None = None
-    too_many: str = ""  # what to say of more
+    # (descriptor, start, end) -> the size of the lines' text between two ends of
+    # records, as `limits` counts it; None where none is kept.
+    text_size: Callable[[int, int, int], int] | None = None
 
 
 class _Checkpoint(NamedTuple):
@@ -55,9 +56,11 @@ class _Checkpoint(NamedTuple):
     num_bytes: int
     num_records: int
     crc: int  # CRC-32 of all bytes before it
+    # Of the lines before it; None where a version wrote it that did not count.
+    text_size: int | None = None
 
 
-_START = _Checkpoint(0, 0, 0)
+_START = _Checkpoint(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class PartialWriter:
         self, path: str, form: PartialForm, fingerprint: Fingerprint, resume: bool
     ) -> None:
         self.num_records_kept = 0
+        self.text_size_kept = 0
         self.num_bytes = 0
         self.is_complete = False
         self.num_copies = 1 if form.convert is None else 2
@@ -93,6 +97,7 @@ class PartialWriter:
         self._run_file = path + ".run.json"
         self._fingerprint = _as_read_back(fingerprint)
         self._num_records = 0
+        self._text_size = 0
         self._crc = 0  # of the first num_bytes
         # What can be gone on with: up to the last group that ended with a record.
         self._whole = _START
@@ -186,7 +191,12 @@ class PartialWriter:
             )
         self._checkpoints = self._sound_checkpoints(left.checkpoints)
         self._whole = self._durable
-        self.num_bytes, self.num_records_kept, self._crc = self._whole
+        self.num_bytes, self.num_records_kept, self._crc, text_size = self._whole
+        if text_size is None:
+            text_size = self._count_text(0, self.num_bytes)
+            self._whole = self._whole._replace(text_size=text_size)
+            self._checkpoints[-1] = self._whole
+        self.text_size_kept = text_size
         # Nothing vouches for what stands behind.
         os.ftruncate(self._descriptor, self.num_bytes)
 
@@ -219,6 +229,10 @@ class PartialWriter:
                 return left[:number]
             good = checkpoint
         return left
+
+    def _count_text(self, start: int, end: int) -> int:
+        count = self._form.text_size
+        return 0 if count is None else count(self._descriptor, start, end)
 
     def _keep_nothing(self, left: _RunFile | None) -> None:
         """No record is left, but the output may be there already."""
@@ -260,6 +274,7 @@ class PartialWriter:
 
     def _start(self) -> None:
         self._num_records = self.num_records_kept
+        self._text_size = self.text_size_kept
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._converted)  # of a run that was killed there
         self._write_run_file(self._checkpoints)
@@ -268,13 +283,14 @@ class PartialWriter:
     # -- writing
 
     def write(
-        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+        self,
+        buffers: Sequence[Buffer],
+        num_records: int,
+        is_whole: bool,
+        text_size: int = 0,
     ) -> None:
         """Appends a group in which so many records end; it may end within one."""
         assert self._file is not None
-        most = self._form.max_records
-        if most is not None and self._num_records + num_records > most:
-            raise OutputError(f"{self._path}: {self._form.too_many}")
         self._is_at_rest = False
         num_bytes = sum(len(buffer) for buffer in buffers)
         with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
@@ -283,8 +299,11 @@ class PartialWriter:
                 self._file.append(buffer)
         self.num_bytes += num_bytes
         self._num_records += num_records
+        self._text_size += text_size
         if is_whole:
-            self._whole = _Checkpoint(self.num_bytes, self._num_records, self._crc)
+            self._whole = _Checkpoint(
+                self.num_bytes, self._num_records, self._crc, self._text_size
+            )
         self._is_at_rest = True
 
     def commit(self) -> None:
@@ -395,7 +414,14 @@ class PartialWriter:
         os.fsync(self._descriptor)
         crc = _checksum(self._descriptor, self._durable, end)
         if crc is not None:
-            whole = _Checkpoint(end, self._durable.num_records + num_found, crc)
+            durable = self._durable
+            assert durable.text_size is not None  # `_keep` has counted it
+            whole = _Checkpoint(
+                end,
+                durable.num_records + num_found,
+                crc,
+                durable.text_size + self._count_text(durable.num_bytes, end),
+            )
             self._write_run_file(_with_checkpoint(self._checkpoints, whole))
 
     def _abandon(self) -> None:
@@ -583,16 +609,14 @@ def _to_run_file(content: Any) -> _RunFile:
         _check_field(field.name, getattr(run_file, field.name))
     if run_file.checkpoints is None:
         return run_file
-    checkpoints = [_Checkpoint(*place) for place in run_file.checkpoints]
+    checkpoints = [_Checkpoint(*counts) for counts in run_file.checkpoints]
     return replace(run_file, checkpoints=checkpoints)
 
 
 def _check_field(name: str, found: Any) -> None:
     """Raises a ValueError if a run file cannot have that in this place."""
     if name == "checkpoints":
-        is_right = found is None or all(
-            len(place) == len(_START) and all(map(_is_count, place)) for place in found
-        )
+        is_right = found is None or all(map(_is_checkpoint, found))
     elif name.startswith("num_"):
         is_right = _is_count(found)
     else:
@@ -600,6 +624,12 @@ def _check_field(name: str, found: Any) -> None:
         is_right = isinstance(found, expected.get(name, int))
     if not is_right:
         raise ValueError(f"{name}: found {found!r}")
+
+
+def _is_checkpoint(found: Any) -> bool:
+    """Whether a list is one, also of a version that counted no text."""
+    counts = found[:3] if found[3:] == [None] else found
+    return len(counts) in (3, 4) and all(map(_is_count, counts))
 
 
 def _is_count(found: Any) -> bool:

@@ -25,7 +25,6 @@ from bert_extract.formats import (
     PARQUET,
     ZSTANDARD,
     Format,
-    too_much,
 )
 from bert_extract.output import compression, frames, hdf5, parquet
 from bert_extract.output.append_file import BUFFER_SIZE, Buffer, explaining
@@ -125,8 +124,9 @@ def _form_of(kind: OutputSpec) -> PartialForm:
         else:
             parquet.write(frames_file, output_file, kind.records, kind.vector_dtype)
 
+    keeps_line = kind.format.keeps_line
     return PartialForm(
-        frames.scan, convert, kind.format.max_lines, too_much(kind.format)
+        frames.scan, convert, frames.kept_text_size if keeps_line else None
     )
 
 
@@ -149,12 +149,17 @@ class Writer(Protocol):
     """Where encoded records go. Exactly one of finish and suspend ends it."""
 
     num_records_kept: int  # records of an earlier run that need not come again
+    text_size_kept: int  # of their lines: see `limits`
     num_bytes: int  # bytes of the output so far, kept ones included
     is_complete: bool  # nothing has to be done: the output is there already
     num_copies: int  # how often the records are on the disk before the output is there
 
     def write(
-        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+        self,
+        buffers: Sequence[Buffer],
+        num_records: int,
+        is_whole: bool,
+        text_size: int = 0,
     ) -> None:
         """Appends a group.
 
@@ -162,6 +167,7 @@ class Writer(Protocol):
           buffers: what the encoder made of it.
           num_records: how many records end in it.
           is_whole: whether its last part ends a record.
+          text_size: of the lines that begin in it, if the output keeps their text.
         """
         ...
 
@@ -300,6 +306,7 @@ class _StreamWriter:
     """Writes straight through, and can keep nothing."""
 
     num_records_kept = 0
+    text_size_kept = 0
     is_complete = False
     num_copies = 1
 
@@ -309,7 +316,11 @@ class _StreamWriter:
         self._name = name_of(name)
 
     def write(
-        self, buffers: Sequence[Buffer], num_records: int, is_whole: bool
+        self,
+        buffers: Sequence[Buffer],
+        num_records: int,
+        is_whole: bool,
+        text_size: int = 0,
     ) -> None:
         for buffer in buffers:
             self.num_bytes += len(buffer)

@@ -19,9 +19,9 @@ import pytest
 
 from bert_extract import InputError, NotFiniteError, Record, formats
 from bert_extract.errors import OptionsError, OutputError
-from bert_extract.formats import FORMATS, HDF5, JSONL, PARQUET, Format, format_of
+from bert_extract.formats import FORMATS, JSONL, PARQUET, Format, format_of
 from bert_extract.options import Job
-from bert_extract.output.hdf5 import text_size
+from bert_extract.output.limits import text_size
 from bert_extract.output.reading import load_features, read_features
 from bert_extract.output.record import RecordPart, RecordSchema
 from bert_extract.output.writers import (
@@ -404,23 +404,6 @@ def test_what_the_bytes_depend_on_is_in_the_fingerprint() -> None:
     assert libraries == [[], ["zlib"], ["zstd"], ["h5py"], ["pyarrow"]]
     assert [f.get("vector_dtype") for f in fingerprints] == [None] * 3 + ["float32"] * 2
     assert len({f["output_format"] for f in fingerprints}) == 5
-
-
-def test_more_lines_than_hdf5_takes_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = dataclasses.replace(HDF5, max_lines=4)
-    monkeypatch.setattr(formats, "FORMATS", (few,))
-    records = [make_record(number, 2) for number in range(5)]
-    kind = OutputSpec(few, RecordSchema(records[0].indexes, 12))
-    encode, _ = encoder_for(dataclasses.replace(kind, format=HDF5))
-    writer = open_writer(str(tmp_path / "out.h5"), kind, {}, resume=False)
-    writer.write(encode(with_lines(records[:4])), 4, is_whole=True)
-    with pytest.raises(
-        OutputError, match=r"at most 4 lines and .*; write Parquet .*--shard"
-    ):
-        writer.write(encode(with_lines(records[4:])), 1, is_whole=True)
-    assert writer.suspend() == 4
 
 
 @pytest.mark.parametrize("output_format", [e for e in FORMATS if e.package])

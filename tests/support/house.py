@@ -65,6 +65,7 @@ ORDER = (
     "output.checksum",
     "output.append_file",
     "output.compression",
+    "output.limits",
     "output.frames",
     "output.hdf5",
     "output.parquet",
