@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         VocabError,
     )
     from bert_extract.extractor import FeatureExtractor
+    from bert_extract.network.encoder import BertEncoder
+    from bert_extract.network.text_inputs import BertInputs
     from bert_extract.options import Job, Options
     from bert_extract.output.reading import load_features, read_features
     from bert_extract.output.record import Record
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from bert_extract.version import __version__
 
 __all__ = [
+    "BertEncoder",
     "BertExtractError",
+    "BertInputs",
     "CheckpointError",
     "ConfigError",
     "FeatureExtractor",
@@ -42,6 +46,8 @@ __all__ = [
 
 # Where a name is defined; those that are not here are errors.
 _HOMES = {
+    "BertEncoder": "network.encoder",
+    "BertInputs": "network.text_inputs",
     "FeatureExtractor": "extractor",
     "Job": "options",
     "Options": "options",

@@ -21,10 +21,7 @@ from bert_extract.output.record import (
     join_records,
 )
 from bert_extract.progress import RecordBar, Summary, summarizing
-from bert_extract.text.examples import Example, parse_line, to_pair
-
-# A line as an input file has it, or a pair.
-Line = str | tuple[str, str]
+from bert_extract.text.examples import Example, Line, to_example
 
 
 class FeatureExtractor:
@@ -223,25 +220,11 @@ class _Wanted:
         for index, line in enumerate(self._lines):
             if self._is_stopped:
                 return
-            yield _to_example(index, line, self._pairs)
+            yield to_example(line, index, self._pairs)
 
     def stop(self) -> None:
         """Ends it before the next line: the source may be slow, or endless."""
         self._is_stopped = True
-
-
-def _to_example(index: int, line: Line, pairs: bool) -> Example:
-    if isinstance(line, str):
-        return parse_line(line, index, pairs)
-    if isinstance(line, tuple) and len(line) == 2:
-        text_a, text_b = line
-        if isinstance(text_a, str) and isinstance(text_b, str):
-            return to_pair(text_a, text_b, index)
-    raise ArgumentTypeError(
-        "extract takes texts of the type str, and pairs of them as tuples (text_a, "
-        f"text_b); that of index {index} is {reprlib.repr(line)} "
-        f"({type(line).__name__})"
-    )
 
 
 def _checked(parts: Sequence[RecordPart]) -> Sequence[RecordPart]:

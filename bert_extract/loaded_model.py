@@ -28,7 +28,7 @@ from bert_extract.model.modeling import BertModel, num_layers_needed
 from bert_extract.model.pooling import SentencePooling
 from bert_extract.options import MODEL_POOLING, POOLER, Options
 from bert_extract.tokenization.tokenizer import Tokenizer
-from bert_extract.tokenization.vocab import Vocab, case_warning
+from bert_extract.tokenization.vocab import Vocab, vocab_doubts
 
 # Kinds of variables that are named in the line that says how many are ignored.
 _MOST_KINDS = 8
@@ -226,33 +226,13 @@ class OpenedModel:
             doubt.warn("%s", warning)
         for warning in self._pooling_warnings:
             logging.warning("%s", warning)
-        wrong_case = case_warning(self.vocab, bool(self.options.do_lower_case))
-        if wrong_case:
-            doubt.warn("%s", wrong_case)  # it names the file
-        tokens = self.vocab.tokens
-        beyond = tokens[self.config.vocab_size :]
-        if any(beyond):  # blank lines are no wordpieces, and have their own warning
-            doubt.warn(
-                "%s: has %d tokens, and %s says vocab_size %d: the last ones have no "
-                "embedding, and the first text that needs one will end the run; is it "
-                "the vocab of this checkpoint?",
-                self.options.vocab_file,
-                len(tokens),
-                self.options.bert_config_file,
-                self.config.vocab_size,
-            )
-        num_tokens = len(tokens)
-        while num_tokens and not tokens[num_tokens - 1]:
-            num_tokens -= 1  # a blank line at the end is no token
-        if num_tokens < self.config.vocab_size:
-            doubt.warn(
-                "%s: has %d tokens, and %s says vocab_size %d; is it the vocab of "
-                "this checkpoint?",
-                self.options.vocab_file,
-                num_tokens,
-                self.options.bert_config_file,
-                self.config.vocab_size,
-            )
+        for warning in vocab_doubts(
+            self.vocab,
+            bool(self.options.do_lower_case),
+            self.config.vocab_size,
+            self.options.bert_config_file,
+        ):
+            doubt.warn("%s", warning)
 
 
 def _log_weights(loaded: LoadedWeights) -> None:

@@ -178,6 +178,20 @@ class Options:
         for name in ("vocab_file", "bert_config_file", "init_checkpoint"):
             if not getattr(self, name) and not self.model_dir:
                 raise OptionsError(f"--{name} must be given, or --model_dir")
+        self.check_vectors()
+        if self.sentence_pooling == MODEL_POOLING and not self.model_dir:
+            raise OptionsError(
+                "--sentence_pooling=model reads how the model pools in its folder; "
+                "give --model_dir"
+            )
+
+    def check_vectors(self) -> None:
+        """Checks all but where the files are.
+
+        Raises:
+          OptionsError: as `check`.
+        """
+        _check_types(self)
         parse_layers(self.layers)
         _check_choice("precision", self.precision, PRECISIONS)
         if self.max_seq_length < 3:
@@ -223,11 +237,6 @@ class Options:
                 )
         if not self.pools_last_layer:
             return
-        if self.sentence_pooling == MODEL_POOLING and not self.model_dir:
-            raise OptionsError(
-                "--sentence_pooling=model reads how the model pools in its folder; "
-                "give --model_dir"
-            )
         for name, default in (("layers", DEFAULT_LAYERS), ("layer_pooling", "none")):
             value = getattr(self, name)
             if value != default:

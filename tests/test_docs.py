@@ -31,6 +31,7 @@ README, CONFIGS, OUTPUT, CODE, *OTHERS = (
         "bert_extract/output/README.md",
         "bert_extract/README.md",
         "bert_extract/model/README.md",
+        "bert_extract/network/README.md",
         "scripts/README.md",
         "tests/README.md",
         "CONTRIBUTING.md",
@@ -231,7 +232,7 @@ def test_what_is_shown_as_output_is_the_output_of_the_block_before(
         ):
             assert_shows(before, block.text)
             num_compared += 1
-    assert num_compared == 4
+    assert num_compared == 5
 
 
 def test_the_outputs_of_the_blocks_are_whole(

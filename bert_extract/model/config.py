@@ -59,6 +59,9 @@ _HUGGING_FACE_DEFAULTS = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
 }
+# Shares of values that training leaves out, with the defaults of both. They mean
+# nothing where nobody trains.
+_DROPOUT_DEFAULTS = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 # Keys of Hugging Face's with which a "bert" is another model, and the only values
 # with which it is not.
 _HUGGING_FACE_PLAIN: dict[str, tuple[object, ...]] = {
@@ -227,6 +230,30 @@ def variable_shapes(
         name: tuple(getattr(config, field) for field in fields)
         for name, fields in fields_by_name.items()
     }
+
+
+def read_dropout(bert_config_file: str) -> dict[str, float]:
+    """Reads what matters for training alone.
+
+    Returns:
+      hidden_dropout_prob and attention_probs_dropout_prob, 0.1 each where the config
+      says nothing.
+
+    Raises:
+      ConfigError: the file cannot be read, or one is no share.
+    """
+    json_object = _read_json_object(bert_config_file)
+    rates = {}
+    for key, default in _DROPOUT_DEFAULTS.items():
+        value = json_object.get(key, default)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0.0 <= value < 1.0:
+            raise ConfigError(
+                f'{bert_config_file}: "{key}" must be a number from 0 up to, but not '
+                f"including, 1; found {as_shown(value)}"
+            )
+        rates[key] = float(value)
+    return rates
 
 
 def _read_json_object(bert_config_file: str) -> dict[str, Any]:

@@ -56,6 +56,25 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def _as_it_is(x: tf.Tensor) -> tf.Tensor:
+    return x
+
+
+class Dropout(NamedTuple):
+    """What training leaves out at random, where the original's code does.
+
+    Each is a function of a tensor; by default nothing is left out, nor is anything
+    added to the graph.
+    """
+
+    hidden: Callable[[tf.Tensor], tf.Tensor] = _as_it_is  # hidden_dropout_prob
+    # attention_probs_dropout_prob
+    attention: Callable[[tf.Tensor], tf.Tensor] = _as_it_is
+
+
+NO_DROPOUT = Dropout()
+
+
 class _LayerNorm(NamedTuple):
     gamma: tf.Tensor  # float32 [H]
     beta: tf.Tensor  # float32 [H]
@@ -96,6 +115,7 @@ class BertModel(tf.Module):
         indexes: Sequence[int | str],
         compute_dtype: str,
         arithmetic: Arithmetic,
+        dropout: Dropout = NO_DROPOUT,
     ) -> None:
         """Takes the weights; they are not copied where no conversion is needed.
 
@@ -110,6 +130,7 @@ class BertModel(tf.Module):
             LayerNorm, softmax and the pooler are float32 in any case.
           arithmetic: what the kernels ask, so that a line's vectors depend on nothing
             but the line.
+          dropout: for training.
         """
         super().__init__(name="bert")
         self._config = config
@@ -127,6 +148,7 @@ class BertModel(tf.Module):
                 weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
             )
         self._arithmetic = arithmetic
+        self._dropout = dropout
         self._rows = arithmetic.rows_for(config.hidden_size)
         # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
         # takes 0.07 s. The weights are arguments, so one trace serves all.
@@ -181,6 +203,7 @@ class BertModel(tf.Module):
         positions = tables.position[: tf.shape(input_ids)[1]]
         hidden = words + token_types + positions
         hidden = _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
+        hidden = self._dropout.hidden(hidden)
         return tf.reshape(hidden, [-1, self._config.hidden_size])
 
     def _layer_step(
@@ -189,11 +212,11 @@ class BertModel(tf.Module):
         """One encoder layer: float32 [R, H] -> the same."""
         epsilon = self._config.layer_norm_eps
         context = self._attend(layer, hidden, adder)
-        attention = _dense(context, layer.attention_output)
+        attention = self._dropout.hidden(_dense(context, layer.attention_output))
         attention = tf.cast(attention, tf.float32) + hidden
         attention = _layer_norm(attention, layer.attention_norm, epsilon)
         intermediate = self._activation(_dense(attention, layer.intermediate))
-        output = _dense(intermediate, layer.output)
+        output = self._dropout.hidden(_dense(intermediate, layer.output))
         output = tf.cast(output, tf.float32) + attention
         return _layer_norm(output, layer.output_norm, epsilon)
 
@@ -224,6 +247,7 @@ class BertModel(tf.Module):
             tf.nn.softmax if self._arithmetic.has_steady_softmax else _steady_softmax
         )
         probabilities = tf.cast(softmax(scores), value.dtype)
+        probabilities = self._dropout.attention(probabilities)
         context = tf.matmul(probabilities, value)  # [B, N, S, D]
         context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
         context = tf.reshape(context, [num_rows, num_heads * head_size])

@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import reprlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_extract.errors import InputError, InputReadError
+from bert_extract.errors import ArgumentTypeError, InputError, InputReadError
 from bert_extract.files import is_remote
 from bert_extract.text.unpacking import is_compressed, open_text
+
+# A line as an input file has it, or a pair.
+Line = str | tuple[str, str]
 
 STDIN = "-"
 _SEPARATOR = " ||| "
@@ -115,6 +119,30 @@ def to_pair(text_a: str, text_b: str, unique_id: int) -> Example:
         stripped_a = stripped_a.replace("\r", "")
         stripped_b = stripped_b.replace("\r", "")
     return Example(unique_id, stripped_a, stripped_b, start, others_before)
+
+
+def to_example(line: Line, unique_id: int, pairs: bool = True) -> Example:
+    """Makes an example of what the Python API takes.
+
+    Args:
+      line: a line as an input file has it; or a tuple, which is a pair.
+      unique_id: its index in the whole input.
+      pairs: whether " ||| " separates in a line.
+
+    Raises:
+      ArgumentTypeError: it is neither.
+    """
+    if isinstance(line, str):
+        return parse_line(line, unique_id, pairs)
+    if isinstance(line, tuple) and len(line) == 2:
+        text_a, text_b = line
+        if isinstance(text_a, str) and isinstance(text_b, str):
+            return to_pair(text_a, text_b, unique_id)
+    raise ArgumentTypeError(
+        "expected texts of the type str, and pairs of them as tuples (text_a, "
+        f"text_b); that of index {unique_id} is {reprlib.repr(line)} "
+        f"({type(line).__name__})"
+    )
 
 
 def _others_before_returns(line: str) -> NDArray[np.int64]:

@@ -109,6 +109,39 @@ def case_warning(vocab: Vocab, do_lower_case: bool) -> str | None:
     return None
 
 
+def vocab_doubts(
+    vocab: Vocab, do_lower_case: bool, vocab_size: int, bert_config_file: str
+) -> list[str]:
+    """What makes it doubtful that a vocab is the model's, or its casing the text's.
+
+    Args:
+      vocab: the wordpieces.
+      do_lower_case: whether texts are lower-cased.
+      vocab_size: how many embeddings the model has.
+      bert_config_file: what says so.
+    """
+    doubts = []
+    wrong_case = case_warning(vocab, do_lower_case)
+    if wrong_case:
+        doubts.append(wrong_case)  # it names the file
+    if any(vocab.tokens[vocab_size:]):  # blank lines have their own warning
+        doubts.append(
+            f"{vocab.vocab_file}: has {len(vocab.tokens)} tokens, and "
+            f"{bert_config_file} says vocab_size {vocab_size}: the last ones have no "
+            "embedding, and the first text that needs one will end the run; is it the "
+            "vocab of this checkpoint?"
+        )
+    num_tokens = len(vocab.tokens)
+    while num_tokens and not vocab.tokens[num_tokens - 1]:
+        num_tokens -= 1  # a blank line at the end is no token
+    if num_tokens < vocab_size:
+        doubts.append(
+            f"{vocab.vocab_file}: has {num_tokens} tokens, and {bert_config_file} says "
+            f"vocab_size {vocab_size}; is it the vocab of this checkpoint?"
+        )
+    return doubts
+
+
 def _mark_at_start(tokens: tuple[str, ...]) -> str:
     if not tokens[0].startswith("\ufeff"):
         return ""

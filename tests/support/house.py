@@ -74,6 +74,9 @@ ORDER = (
     "output.fingerprints",
     "output.resumable",
     "output.writers",
+    # network
+    "network.encoder",
+    "network.text_inputs",
     # the trunk
     "guard",
     "pipeline",
@@ -104,6 +107,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "inputs": ("text", "tokenization"),
     "checkpoints": ("tokenization", "model"),
     "output": ("text", "inputs", "model"),
+    "network": ("text", "tokenization", "model", "inputs", "checkpoints"),
     "cluster": ("text", "output"),
 }
 # The wing that does whole jobs, and so stands upon the trunk's rooms that do them.
@@ -125,6 +129,8 @@ WITH_TENSORFLOW = (
     "checkpoints.loading",
     "checkpoints.model_dir",
     "checkpoints.sentence_model",
+    "network.encoder",
+    "network.text_inputs",
     "loaded_model",
     "engine",
     "jobs",
