@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         VocabError,
     )
     from bert_extract.extractor import FeatureExtractor
+    from bert_extract.inspecting.lookup import read_line
+    from bert_extract.inspecting.summary import FileSummary, inspect_features
     from bert_extract.network.encoder import BertEncoder
     from bert_extract.network.text_inputs import BertInputs
     from bert_extract.options import Job, Options
@@ -30,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "FeatureExtractor",
+    "FileSummary",
     "InputError",
     "Job",
     "NotFiniteError",
@@ -40,8 +43,10 @@ __all__ = [
     "Summary",
     "VocabError",
     "__version__",
+    "inspect_features",
     "load_features",
     "read_features",
+    "read_line",
 ]
 
 # Where a name is defined; those that are not here are errors.
@@ -49,13 +54,16 @@ _HOMES = {
     "BertEncoder": "network.encoder",
     "BertInputs": "network.text_inputs",
     "FeatureExtractor": "extractor",
+    "FileSummary": "inspecting.summary",
     "Job": "options",
     "Options": "options",
     "Record": "output.record",
     "Summary": "progress",
     "__version__": "version",
+    "inspect_features": "inspecting.summary",
     "load_features": "output.reading",
     "read_features": "output.reading",
+    "read_line": "inspecting.lookup",
 }
 
 

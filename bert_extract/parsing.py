@@ -94,7 +94,7 @@ class _TrueOrFalseParser(flags.BooleanParser):
 def define_integer(
     values: flags.FlagValues,
     name: str,
-    default: int,
+    default: int | None,
     help_text: str,
     short_name: str | None = None,
 ) -> None:

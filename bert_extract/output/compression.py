@@ -51,7 +51,7 @@ def library_version(compression: Format) -> str:
     return f"zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
 
 
-def _reader_of(compression: Format) -> tuple[Callable[[], Any], type[Exception]]:
+def reader_of(compression: Format) -> tuple[Callable[[], Any], type[Exception]]:
     """What makes a decompressor of one member, and what it raises."""
     if compression is GZIP:
         return (lambda: zlib.decompressobj(31)), zlib.error
@@ -67,7 +67,7 @@ def scanner_for(compression: Format) -> Callable[[int, int], tuple[int, int]]:
       (descriptor, start) -> the byte behind that member, and the lines from `start`,
       where a member begins, up to there.
     """
-    new_decompressor, failure = _reader_of(compression)
+    new_decompressor, failure = reader_of(compression)
 
     def scan(descriptor: int, start: int) -> tuple[int, int]:
         end = position = start
@@ -109,7 +109,7 @@ def open_members(file: IO[bytes], compression: Format) -> IO[bytes]:
 class _Members(io.RawIOBase):
     def __init__(self, file: IO[bytes], compression: Format) -> None:
         self._file = file
-        self._new_decompressor, self._failure = _reader_of(compression)
+        self._new_decompressor, self._failure = reader_of(compression)
         self._decompressor = self._new_decompressor()
         self._is_within_member = False
         self._compressed = b""

@@ -10,16 +10,18 @@ Attributes and sentence_to_index are JSON: HDF5's own strings end at a NUL, and 
 of them has at most 64 kB.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_extract.errors import InputError
 from bert_extract.output import append_file
+from bert_extract.output.contents import Contents
 from bert_extract.output.frames import Frame, FrameReader
 from bert_extract.output.record import Record, RecordPart, RecordSchema
 from bert_extract.output.selection import EVERYTHING, Selection
@@ -28,6 +30,10 @@ _SENTENCES = "sentence_to_index"
 # HDF5 1.8's: files of 2008 and later libraries read it, and a group may have millions
 # of datasets.
 _LIBRARY_VERSIONS = ("v108", "v108")
+# Datasets whose shapes are looked at before the rest is estimated, and first ones among
+# which a line with entries is looked for.
+_MOST_SHAPES = 1000
+_MOST_TRIED = 100
 
 
 def library_version() -> str:
@@ -250,18 +256,74 @@ def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
     Raises:
       InputError: it is not such a file, or it was cut off, or has not the layers.
     """
+    with _opened(path) as file:
+        indexes = tuple(json.loads(file.attrs["layers"]))
+        try:
+            places = selection.places(indexes)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        for linex_index in _linex_indexes(file, selection):
+            dataset = file[str(linex_index)]
+            yield _to_record(linex_index, indexes, dataset, places)
+
+
+def contents(path: str) -> Contents:
+    """Tells what is in a file; of many lines only some are looked at.
+
+    Raises:
+      InputError: it is not such a file, or it was cut off.
+    """
+    with _opened(path) as file:
+        indexes = tuple(json.loads(file.attrs["layers"]))
+        lines = _numbers(file)
+        if not lines:
+            return Contents(None, 0, "metadata", num_tokens=0, tokens_from="metadata")
+        tried = (
+            file[str(lines[place])] for place in range(min(_MOST_TRIED, len(lines)))
+        )
+        first = next((each for each in tried if each.shape[1]), file[str(lines[0])])
+        places = np.linspace(0, len(lines) - 1, _MOST_SHAPES).astype(int).tolist()
+        looked_at = lines if len(lines) <= _MOST_SHAPES else [lines[n] for n in places]
+        num_tokens = sum(file[str(number)].shape[1] for number in looked_at)
+        is_estimated = len(looked_at) < len(lines)
+        return Contents(
+            first=_to_record(
+                int(first.name[1:]), indexes, first, list(range(len(indexes)))
+            ),
+            num_lines=len(lines),
+            lines_from="metadata",
+            first_line=lines[0],
+            last_line=lines[-1],
+            num_tokens=round(num_tokens * len(lines) / len(looked_at)),
+            tokens_from="estimated" if is_estimated else "metadata",
+            vector_dtype=first.dtype.name,
+            is_whole=True,  # what names the lines is written last, and was found
+        )
+
+
+def _numbers(file: Any) -> Sequence[int]:
+    """The lines of a file, in their order."""
+    end = len(file) - 1
+    if _SENTENCES not in file:
+        raise KeyError(f"there is no {_SENTENCES}, which is written last")
+    # To sort a million names takes seconds; most files have all lines from the first.
+    if not end or ("0" in file and str(end - 1) in file):
+        return range(end)
+    return sorted(int(name) for name in file if name != _SENTENCES)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Opens a file, and says of one that is another what was expected.
+
+    Raises:
+      InputError: it is another, or it was cut off.
+    """
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            indexes = tuple(json.loads(file.attrs["layers"]))
-            try:
-                places = selection.places(indexes)
-            except InputError as error:
-                raise InputError(f"{path}: {error}") from error
-            for linex_index in _linex_indexes(file, selection):
-                dataset = file[str(linex_index)]
-                yield _to_record(linex_index, indexes, dataset, places)
+            yield file
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path}: expected HDF5 as bert-extract writes it, datasets '0', '1', ... "

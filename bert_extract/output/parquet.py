@@ -11,6 +11,7 @@ The file's metadata "bert_extract" is a JSON object: the layers, and which lines
 are, since a line without entries has no row.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
 from bert_extract.output import append_file
+from bert_extract.output.contents import Contents
 from bert_extract.output.frames import FrameReader
 from bert_extract.output.record import (
     Record,
@@ -40,6 +42,8 @@ _PLAIN_COLUMNS = (
 # reader that wants one column, and no more than a small machine can hold.
 _ROW_GROUP_BYTES = 16 << 20
 _MIN_ROWS, _MAX_ROWS = 64, 65536
+# Arrow's names of the types of values, and NumPy's.
+_DTYPES = {"float": "float32", "halffloat": "float16"}
 
 
 def library_version() -> str:
@@ -268,6 +272,54 @@ def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
     Raises:
       InputError: it is not such a file, or it was cut off, or has not the layers.
     """
+    with _opened(path) as file:
+        yield from _records(file, selection)
+
+
+def contents(path: str) -> Contents:
+    """Tells what is in a file, as its metadata says.
+
+    Raises:
+      InputError: it is not such a file, or it was cut off.
+    """
+    with _opened(path) as file:
+        metadata = _metadata(file)
+        first_line, num_lines = metadata["first_line"] or 0, metadata["num_lines"]
+        names = column_names(metadata["layers"])
+        dtype = ""
+        if names:
+            dtype = _DTYPES[str(file.schema_arrow.field(names[0]).type.value_type)]
+        return Contents(
+            first=_first_record(file, first_line, num_lines),
+            num_lines=num_lines,
+            lines_from="metadata",
+            first_line=first_line if num_lines else None,
+            last_line=first_line + num_lines - 1 if num_lines else None,
+            num_tokens=file.metadata.num_rows,
+            tokens_from="metadata",
+            vector_dtype=dtype,
+            is_whole=True,  # the metadata is written last, and was found
+        )
+
+
+def _first_record(file: Any, first_line: int, num_lines: int) -> Record | None:
+    """The first record with entries, or else the first one."""
+    if not num_lines:
+        return None
+    lines = range(first_line, first_line + num_lines)
+    if file.metadata.num_rows:
+        batch = next(file.iter_batches(batch_size=1, columns=["linex_index"]))
+        lines = range(batch["linex_index"][0].as_py(), lines.stop)
+    return next(_records(file, Selection(lines=lines[:1])))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Opens a file, and says of one that is another what was expected.
+
+    Raises:
+      InputError: it is another, or it was cut off.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -279,7 +331,7 @@ def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
         ) from error
     with file:
         try:
-            yield from _records(file, selection)
+            yield file
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -290,8 +342,13 @@ def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
             ) from error
 
 
+def _metadata(file: Any) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads((file.metadata.metadata or {})[_METADATA])
+    return metadata
+
+
 def _records(file: Any, selection: Selection) -> Iterator[Record]:
-    metadata = json.loads((file.metadata.metadata or {})[_METADATA])
+    metadata = _metadata(file)
     names = column_names(metadata["layers"])
     sizes = [file.schema_arrow.field(name).type.list_size for name in names]
     places = selection.places(tuple(metadata["layers"]))

@@ -64,7 +64,7 @@ _START = _Checkpoint(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class _RunFile:
+class RunFile:
     """What stands beside an output: how it came to be, how much of it is durable."""
 
     fingerprint: dict[str, Any]
@@ -162,7 +162,7 @@ class PartialWriter:
         return False
 
     def _locked_error(self) -> OutputError:
-        other = _read_run_file(self._partial_run_file)
+        other = read_run_file(self._partial_run_file)
         who = f"process {other.process_id} on {other.host}" if other else "another run"
         return OutputError(
             f"{self._path}: {who} is writing this output right now; wait for it, or "
@@ -171,7 +171,7 @@ class PartialWriter:
 
     def _keep(self) -> None:
         """Finds out what an earlier run left, and goes on after it."""
-        left = _read_run_file(self._partial_run_file)
+        left = read_run_file(self._partial_run_file)
         size = os.fstat(self._descriptor).st_size
         if size == 0:
             self._keep_nothing(left)
@@ -234,7 +234,7 @@ class PartialWriter:
         count = self._form.text_size
         return 0 if count is None else count(self._descriptor, start, end)
 
-    def _keep_nothing(self, left: _RunFile | None) -> None:
+    def _keep_nothing(self, left: RunFile | None) -> None:
         """No record is left, but the output may be there already."""
         if self._was_renamed(left):
             # It died between the two renames.
@@ -247,7 +247,7 @@ class PartialWriter:
             self.is_complete = True
             self._abandon()
 
-    def _was_renamed(self, left: _RunFile | None) -> bool:
+    def _was_renamed(self, left: RunFile | None) -> bool:
         return (
             left is not None
             and left.is_complete
@@ -258,7 +258,7 @@ class PartialWriter:
 
     def _discard_leftover(self) -> None:
         if os.fstat(self._descriptor).st_size:
-            left = _read_run_file(self._partial_run_file)
+            left = read_run_file(self._partial_run_file)
             if left is not None and left.checkpoints:
                 logging.warning(
                     "%s: discarding what a run left that was stopped, %s lines; with "
@@ -439,7 +439,7 @@ class PartialWriter:
     ) -> None:
         durable = checkpoints[-1] if checkpoints else _START
         text = _to_text(
-            _RunFile(
+            RunFile(
                 self._fingerprint,
                 durable.num_records,
                 durable.num_bytes if complete_size is None else complete_size,
@@ -481,7 +481,7 @@ def complete_run(path: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
 
 def _complete_run(
     path: str, run_file: str, fingerprint: dict[str, Any]
-) -> _RunFile | None:
+) -> RunFile | None:
     """What made the output that is there; None if there is none.
 
     Raises:
@@ -489,7 +489,7 @@ def _complete_run(
     """
     if not os.path.exists(path):
         return None
-    done = _read_run_file(run_file)
+    done = read_run_file(run_file)
     if done is None or not done.is_complete:
         raise OutputError(
             f"{path}: --resume cannot tell how it was made: {run_file} is missing or "
@@ -506,7 +506,7 @@ def _complete_run(
     return done
 
 
-def _check_fingerprint(found: _RunFile, fingerprint: dict[str, Any], path: str) -> None:
+def _check_fingerprint(found: RunFile, fingerprint: dict[str, Any], path: str) -> None:
     found_differences = differences(found.fingerprint, fingerprint)
     if found_differences:
         raise OutputError(
@@ -571,7 +571,7 @@ def _checksum(descriptor: int, start: _Checkpoint, end: int) -> int | None:
 _RUN_FILE_CRC = "crc"
 
 
-def _to_text(run_file: _RunFile) -> str:
+def _to_text(run_file: RunFile) -> str:
     content = asdict(run_file)
     return json.dumps({**content, _RUN_FILE_CRC: _crc_of(content)}, indent=1) + "\n"
 
@@ -580,7 +580,7 @@ def _crc_of(content: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(content).encode("ascii"))
 
 
-def _read_run_file(path: str) -> _RunFile | None:
+def read_run_file(path: str) -> RunFile | None:
     """Reads what stands beside an output; None if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as reader:
@@ -592,7 +592,7 @@ def _read_run_file(path: str) -> _RunFile | None:
         return None
 
 
-def _to_run_file(content: Any) -> _RunFile:
+def _to_run_file(content: Any) -> RunFile:
     """Makes it of what JSON gives.
 
     Raises:
@@ -604,7 +604,7 @@ def _to_run_file(content: Any) -> _RunFile:
     is_old = "checkpoints" not in content  # of a version without checksums
     if crc != (None if is_old else _crc_of(content)):
         raise ValueError("its checksum is another")
-    run_file = _RunFile(**content)
+    run_file = RunFile(**content)
     for field in fields(run_file):
         _check_field(field.name, getattr(run_file, field.name))
     if run_file.checkpoints is None:

@@ -60,6 +60,7 @@ ORDER = (
     "output.record",
     "output.json_lines",
     "output.selection",
+    "output.contents",
     "output.json_parser",
     "output.record_builder",
     "output.checksum",
@@ -77,6 +78,10 @@ ORDER = (
     # network
     "network.encoder",
     "network.text_inputs",
+    # inspecting
+    "inspecting.json_contents",
+    "inspecting.summary",
+    "inspecting.lookup",
     # the trunk
     "guard",
     "pipeline",
@@ -95,6 +100,7 @@ ORDER = (
     "parsing",
     "logs",
     "cli",
+    "inspect",
     "__main__",
 )
 
@@ -108,6 +114,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("tokenization", "model"),
     "output": ("text", "inputs", "model"),
     "network": ("text", "tokenization", "model", "inputs", "checkpoints"),
+    "inspecting": ("output",),
     "cluster": ("text", "output"),
 }
 # The wing that does whole jobs, and so stands upon the trunk's rooms that do them.
