@@ -23,7 +23,7 @@ from bert_extract.errors import (
     OptionsError,
     OutputError,
 )
-from bert_extract.files import is_remote
+from bert_extract.files import is_remote, local_path
 from bert_extract.formats import GZIP, ZSTANDARD, check_installed
 from bert_extract.options import Job, Options
 from bert_extract.output import writers
@@ -53,7 +53,6 @@ _BESIDE = (
     *(".run.json", ".partial", ".partial.whole", ".partial.run.json"),
     ".partial.run.json.tmp",
 )
-_FILE_SCHEME = "file://"
 # A log file, as `logs` has absl name it.
 _LOG_FILE = re.compile(r"bert-extract\..*\.log\.INFO\.\d{8}-\d{6}\.\d+")
 _MOST_SHOWN = 5
@@ -251,7 +250,7 @@ class _Files:
         """What two names of one file have in common."""
         if path == STDIN:
             return _keys_of_descriptor(0)
-        local = _local(path)
+        local = local_path(path)
         if local is None:
             return [path]
         folder, name = os.path.split(local)
@@ -281,13 +280,6 @@ def _keys_of_descriptor(descriptor: int) -> list[object]:
     return [(status.st_dev, status.st_ino)]
 
 
-def _local(path: str) -> str | None:
-    """The path on this machine; None if it is far away."""
-    if path.startswith(_FILE_SCHEME):
-        return path.removeprefix(_FILE_SCHEME)
-    return None if is_remote(path) else path
-
-
 # ----------------------------------------------------------------------- what is read
 
 
@@ -295,7 +287,7 @@ def _expand(job: Job, left_out: list[str]) -> tuple[str, ...]:
     remote = {job.output_file, job.summary_file}
 
     def is_left_out(path: str) -> bool:
-        local = _local(path)
+        local = local_path(path)
         is_own = path in remote if local is None else _is_own_file(local)
         if is_own:
             left_out.append(path)
@@ -308,7 +300,7 @@ def _expand_here(input_file: str) -> list[str]:
     """The names in it, with globs on this machine expanded; far away nobody looks."""
     found: list[str] = []
     for name in input_file.split(","):
-        local = _local(name)
+        local = local_path(name)
         found += [name] if local is None else glob.glob(local) or [local]
     return found
 
@@ -334,7 +326,7 @@ def _read_places(options: Options, input_files: Iterable[str]) -> Iterator[_Plac
 
 def _checkpoint_files(init_checkpoint: str) -> Iterator[str]:
     yield init_checkpoint
-    local = _local(init_checkpoint)
+    local = local_path(init_checkpoint)
     if local is None:
         return
     if os.path.isdir(local):
@@ -348,7 +340,7 @@ def _checkpoint_files(init_checkpoint: str) -> Iterator[str]:
 
 
 def _folder_files(folder: str) -> Iterator[str]:
-    local = _local(folder)
+    local = local_path(folder)
     if local is None:
         return
     for inner in (local, *(os.path.join(local, name) for name in _MODEL_FOLDERS)):
@@ -363,7 +355,7 @@ def _folder_files(folder: str) -> Iterator[str]:
 
 def _names_in(output_dir: str) -> Set[str] | None:
     """What is in a folder: with 100,000 outputs it takes long to ask for each name."""
-    local = _local(output_dir)
+    local = local_path(output_dir)
     if local is None:
         return None
     try:
@@ -381,7 +373,7 @@ def _places_of(output_file: str, there: Set[str] | None = None) -> list[_Place]:
     """
     if descriptor_of(output_file) is not None:
         return []
-    local = _local(output_file)
+    local = local_path(output_file)
     if local is None:
         return [_Place(output_file, "the output")]
     if there is not None:
@@ -433,7 +425,7 @@ def is_stream(summary_file: str) -> bool:
 def _first_lost(places: Iterable[_Place], way_out: str) -> str | None:
     """What to say of the first file there that is not ours to replace."""
     for place in places:
-        local = _local(place.path)
+        local = local_path(place.path)
         if place.is_own is None or local is None or not os.path.isfile(local):
             continue
         start = _start_of(local)

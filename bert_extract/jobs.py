@@ -22,7 +22,7 @@ from bert_extract.errors import (
     OptionsError,
     OutputError,
 )
-from bert_extract.files import is_remote
+from bert_extract.files import is_remote, open_file
 from bert_extract.formats import JSONL, check_installed, format_of
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import arithmetic
@@ -431,9 +431,9 @@ def _fingerprint(
 def _sha256(path: str) -> str:
     digest = hashlib.sha256()
     try:
-        with tf.io.gfile.GFile(path, "rb") as reader:
+        with open_file(path, _BLOCK_SIZE) as reader:
             while block := reader.read(_BLOCK_SIZE):
                 digest.update(block)
-    except tf.errors.OpError as error:
-        raise CheckpointError(f"{path}: cannot read it: {error.message}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
     return digest.hexdigest()

@@ -607,11 +607,12 @@ def test_remote_paths_go_through_tensorflow(
     import tensorflow as tf
 
     lines = text_file.read_bytes().split(b"\n")  # the last one has no newline
-    for name, part in (("a.txt", lines[:20]), ("b.txt", lines[20:])):
+    for name, part in (("a.txt", lines[:20]), ("b.txt.gz", lines[20:])):
+        content = b"\n".join(part) + b"\n"
         with tf.io.gfile.GFile(f"ram://in/{name}", "wb") as file:
-            file.write(b"\n".join(part) + b"\n")
+            file.write(gzip.compress(content) if name.endswith("gz") else content)
     for name in ("ram://out.jsonl", "ram://out.jsonl.gz"):
-        assert run_here([*tiny_flags, *io_flags("ram://in/*.txt", name)]) == 0
+        assert run_here([*tiny_flags, *io_flags("ram://in/*.txt*", name)]) == 0
         with tf.io.gfile.GFile(name, "rb") as file:
             output = file.read()
         assert (gzip.decompress(output) if name.endswith("gz") else output) == expected

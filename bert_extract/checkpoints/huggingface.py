@@ -17,6 +17,7 @@ from bert_extract.checkpoints.base import (
 )
 from bert_extract.checkpoints.safetensors_file import MAX_HEADER_BYTES, SafetensorsFile
 from bert_extract.errors import CheckpointError
+from bert_extract.files import read_bytes
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = f"{WEIGHTS_NAME}.index.json"
@@ -245,12 +246,7 @@ def _is_index(start: bytes) -> bool:
 
 def _first_bytes(path: str) -> bytes:
     """16 bytes, or what there are of them."""
-    try:
-        with tf.io.gfile.GFile(path, "rb") as reader:
-            start: bytes = reader.read(16)
-    except tf.errors.OpError as error:
-        raise CheckpointError(f"{path}: cannot read it: {error.message}") from error
-    return start
+    return read_bytes(path, CheckpointError, "cannot read it", 16)
 
 
 def _files_of_index(index_file: str) -> dict[str, SafetensorsFile]:
@@ -276,14 +272,8 @@ def _files_of_index(index_file: str) -> dict[str, SafetensorsFile]:
 
 def _read_index(index_file: str) -> bytes:
     """Its bytes, or one more than are allowed."""
-    try:
-        with tf.io.gfile.GFile(index_file, "rb") as reader:
-            content: bytes = reader.read(MAX_HEADER_BYTES + 1)
-    except tf.errors.OpError as error:
-        raise CheckpointError(
-            f"{index_file}: cannot read it: {error.message}"
-        ) from error
-    return content
+    most = MAX_HEADER_BYTES + 1
+    return read_bytes(index_file, CheckpointError, "cannot read it", most)
 
 
 def _read_weight_map(index_file: str) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """init_checkpoint -> the one checkpoint that a process has of it, found once."""
 
-import tensorflow as tf
-
 from bert_extract.checkpoints.base import Checkpoint
 from bert_extract.checkpoints.huggingface import HuggingFaceCheckpoint, find_safetensors
 from bert_extract.checkpoints.model_garden import OBJECT_GRAPH, ObjectCheckpoint
@@ -13,10 +11,10 @@ from bert_extract.checkpoints.tensor_bundle import (
     variables_of,
 )
 from bert_extract.errors import CheckpointError
+from bert_extract.files import FileStatus, status_of
 from bert_extract.model.config import Dialect
 
 # Of a file: its size, and when it was written.
-_Stamp = tuple[int, int]
 
 
 def open_checkpoint(init_checkpoint: str) -> "OpenedCheckpoint":
@@ -50,7 +48,7 @@ class OpenedCheckpoint:
         is_safetensors = self._safetensors_file is not None
         self.dialect = Dialect.HUGGING_FACE if is_safetensors else Dialect.GOOGLE
         self._stored: Checkpoint | None = None
-        self._stamps: dict[str, _Stamp] = {}
+        self._stamps: dict[str, FileStatus] = {}
         self._checksum: str | None = None
         self._was_read = False
 
@@ -134,9 +132,8 @@ class OpenedCheckpoint:
             self._stored, self._stamps, self._checksum = None, {}, None
 
 
-def _stamp(path: str) -> _Stamp:
+def _stamp(path: str) -> FileStatus:
     try:
-        status = tf.io.gfile.stat(path)
-    except tf.errors.OpError as error:
-        raise CheckpointError(f"{path}: cannot read it: {error.message}") from error
-    return status.length, status.mtime_nsec
+        return status_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error

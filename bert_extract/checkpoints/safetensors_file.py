@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from bert_extract.checkpoints.base import StoredVariable
 from bert_extract.checkpoints.tensors import aligned_bytes, to_tensor
 from bert_extract.errors import CheckpointError
-from bert_extract.files import LFS_COMPLAINT, is_lfs_pointer, is_remote
+from bert_extract.files import LFS_COMPLAINT, is_lfs_pointer, open_raw_file
 
 # A BERT of a thousand layers has a header of 2 MB. The length is not believed: parsing
 # takes many times its memory.
@@ -115,7 +115,7 @@ class SafetensorsFile:
 
     # -- the header
 
-    def _read_header(self, reader: IO[bytes]) -> tuple[dict[str, Any], int]:
+    def _read_header(self, reader: io.RawIOBase) -> tuple[dict[str, Any], int]:
         """The JSON object, and where the tensors begin."""
         if self._num_bytes < _LENGTH_BYTES:
             raise self._damaged(
@@ -204,35 +204,24 @@ class SafetensorsFile:
     # -- the file
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
+    def _open(self) -> Iterator[io.RawIOBase]:
         """The file; what goes wrong with it below is a `CheckpointError`."""
         try:
-            with (
-                tf.io.gfile.GFile(self.path, "rb")
-                if is_remote(self.path)
-                else open(self.path, "rb", buffering=0)
-            ) as reader:
+            with open_raw_file(self.path) as reader:
                 yield reader
         except OSError as error:
             raise CheckpointError(
                 f"{self.path}: cannot read it: {error.strerror}"
             ) from error
-        except tf.errors.OpError as error:
-            raise CheckpointError(
-                f"{self.path}: cannot read it: {error.message}"
-            ) from error
 
-    def _fill(self, reader: IO[bytes], begin: int, values: NDArray[np.uint8]) -> None:
+    def _fill(
+        self, reader: io.RawIOBase, begin: int, values: NDArray[np.uint8]
+    ) -> None:
         """Reads as many bytes as there is room for, from there on."""
         reader.seek(begin)
         num_read = 0
         while num_read < len(values):
-            if isinstance(reader, io.RawIOBase):
-                num_bytes = reader.readinto(values[num_read:].data) or 0
-            else:  # TensorFlow's files have no readinto
-                block = reader.read(len(values) - num_read)
-                num_bytes = len(block)
-                values[num_read : num_read + num_bytes] = np.frombuffer(block, np.uint8)
+            num_bytes = reader.readinto(values[num_read:].data) or 0
             if not num_bytes:
                 raise self._damaged(
                     f"it ended {len(values) - num_read} bytes too early"

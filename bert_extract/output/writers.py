@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol
 from absl import logging
 
 from bert_extract.errors import OptionsError, OutputError
-from bert_extract.files import is_remote
+from bert_extract.files import RemoteWriter, is_remote
 from bert_extract.formats import (
     GZIP,
     HDF5,
@@ -212,7 +212,7 @@ def open_writer(
         _refuse_format(kind.format, output_file, "is a remote object")
         _refuse_resume(resume, output_file, "a remote object cannot be gone on with")
         with explaining(output_file):
-            return _StreamWriter(_GFileWriter(output_file), output_file)
+            return _StreamWriter(RemoteWriter(output_file), output_file)
     if output_file in _OWN_DESCRIPTORS:
         _refuse_format(kind.format, output_file, "is a stream")
         _refuse_resume(resume, output_file, "it is a stream")
@@ -267,41 +267,6 @@ def _refuse_format(output_format: Format, output_file: str, reason: str) -> None
         )
 
 
-class _GFileWriter(io.RawIOBase):
-    """A remote object; it appears when it is closed."""
-
-    def __init__(self, path: str) -> None:
-        import tensorflow as tf  # only remote paths need it
-
-        self._tf = tf
-        self._path = path
-        self._file = tf.io.gfile.GFile(path, "wb")
-        self._call(self._file.write, b"")  # opens it: fails now if it cannot
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, block: Any) -> int:
-        self._call(self._file.write, bytes(block))
-        return len(block)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._call(self._file.close)
-        super().close()
-
-    def discard(self) -> None:
-        """Closes the object and removes it: half an output must not look done."""
-        self.close()
-        self._call(self._tf.io.gfile.remove, self._path)
-
-    def _call(self, function: Any, *args: Any) -> None:
-        try:
-            function(*args)
-        except self._tf.errors.OpError as error:
-            raise OSError(None, error.message, self._path) from error
-
-
 class _StreamWriter:
     """Writes straight through, and can keep nothing."""
 
@@ -340,7 +305,7 @@ class _StreamWriter:
             self._stream.close()
 
     def suspend(self, keeps_last: bool = True) -> int:
-        if isinstance(self._stream, _GFileWriter):
+        if isinstance(self._stream, RemoteWriter):
             with explaining(self._name):
                 self._stream.discard()
             return 0

@@ -2,9 +2,7 @@
 
 import contextlib
 import errno
-import glob
 import gzip
-import io
 import os
 import re
 import reprlib
@@ -12,13 +10,13 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bert_extract.errors import ArgumentTypeError, InputError, InputReadError
-from bert_extract.files import is_remote
+from bert_extract.files import expand, is_remote, open_file
 from bert_extract.text.unpacking import is_compressed, open_text
 
 # A line as an input file has it, or a pair.
@@ -192,21 +190,10 @@ def expand_input_files(
 
 def _expand_name(name: str, is_left_out: Callable[[str], bool]) -> list[str]:
     is_glob = any(character in name for character in "*?[")
-    if is_remote(name):
-        import tensorflow as tf  # only remote paths need it
-
-        try:
-            found = tf.io.gfile.glob(name) if is_glob else [name]
-            if is_glob or tf.io.gfile.exists(name):
-                paths = sorted(found, key=os.fsencode)
-            else:
-                paths = []
-        except tf.errors.OpError as error:
-            raise InputError(f"{name}: cannot look for it: {error.message}") from error
-    elif os.path.exists(name):
-        paths = [name]
-    else:
-        paths = sorted(glob.glob(name, recursive=True), key=os.fsencode)
+    try:
+        paths = expand(name)
+    except OSError as error:
+        raise InputError(f"{name}: cannot look for it: {error.strerror}") from error
     if is_glob and paths != [name]:
         matched, paths = paths, [path for path in paths if not is_left_out(path)]
         if matched and not paths:
@@ -223,42 +210,6 @@ def _expand_name(name: str, is_left_out: Callable[[str], bool]) -> list[str]:
     return paths
 
 
-class _GFileReader(io.RawIOBase):
-    """`tf.io.gfile` as a binary stream of Python's; its own readline drops bytes."""
-
-    def __init__(self, path: str) -> None:
-        import tensorflow as tf
-
-        self._errors = tf.errors
-        self._path = path
-        self._file = tf.io.gfile.GFile(path, "rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET:
-            raise io.UnsupportedOperation("only from the start of the file")
-        self._file.seek(offset)
-        return offset
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            block = self._file.read(len(buffer))
-        except self._errors.OpError as error:
-            raise OSError(None, error.message, self._path) from error
-        buffer[: len(block)] = block
-        return len(block)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
 def open_raw(path: str) -> IO[bytes]:
     """Opens the bytes of an input as they lie on the disk; the caller closes it."""
     if path == STDIN:
@@ -266,9 +217,7 @@ def open_raw(path: str) -> IO[bytes]:
             raise OSError(errno.EBADF, "it is closed")
         # Not closed with the reader: it belongs to the process.
         return open(0, "rb", buffering=_BLOCK_SIZE, closefd=False)
-    if is_remote(path):
-        return io.BufferedReader(_GFileReader(path), _BLOCK_SIZE)
-    return open(path, "rb", buffering=_BLOCK_SIZE)
+    return open_file(path, _BLOCK_SIZE)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import IO
 from absl import logging
 
 from bert_extract.errors import InputError, OptionsError
-from bert_extract.files import is_remote
+from bert_extract.files import is_remote, status_of
 from bert_extract.text.examples import (
     STDIN,
     Example,
@@ -332,12 +332,4 @@ def _holds_only_returns(stream: IO[bytes]) -> bool:
 
 def _file_size(path: str) -> int:
     with reading(path):
-        if is_remote(path):
-            import tensorflow as tf  # only remote paths need it
-
-            try:
-                length: int = tf.io.gfile.stat(path).length
-            except tf.errors.OpError as error:
-                raise OSError(None, error.message) from error
-            return length
-        return os.stat(path).st_size
+        return status_of(path).size

@@ -1,31 +1,15 @@
 """Input files -> size and time: whether what is read is what the run began with."""
 
 import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any
 
 from bert_extract.errors import InputError
-from bert_extract.files import is_remote
+from bert_extract.files import FileStatus, is_remote, status_of, to_status
 from bert_extract.text.examples import STDIN, reading
 
 _SECOND = 10**9  # in nanoseconds
-
-
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """What a file is known by."""
-
-    size: int  # bytes
-    mtime_ns: int
-    is_still: bool  # False of a pipe, whose time changes as it is read
-
-    def __str__(self) -> str:
-        # Some remote file systems know no times.
-        date = f", last modified {_date(self.mtime_ns)}" if self.mtime_ns else ""
-        return f"{self.size:,} bytes{date}"
 
 
 class InputWatch:
@@ -71,7 +55,7 @@ class InputWatch:
         else:
             # What is open, not what has that name by now.
             with reading(path):
-                self._compare(path, _to_stamp(os.fstat(opened.fileno())))
+                self._compare(path, to_status(os.fstat(opened.fileno())))
 
     def end(self, path: str) -> None:
         """Compares a file of which all was read that will be.
@@ -117,38 +101,32 @@ class InputWatch:
 
     def _is_watched(self, path: str) -> bool:
         stamp = self._stamps.get(path)
-        return stamp is not None and stamp.is_still
+        return stamp is not None and stamp.is_regular
 
     def _check(self, path: str) -> None:
         if not is_remote(path) and not os.path.lexists(path):
             return  # who removes a file that is read does not change what is read
         self._compare(path, _stamp(path))
 
-    def _compare(self, path: str, now: _Stamp) -> None:
+    def _compare(self, path: str, now: FileStatus) -> None:
         was = self._stamps[path]
         if now != was:
             raise InputError(
-                f"{path}: changed while it was read: had {was}; has {now}. Run again "
-                "without --resume when nobody writes to it any more, or read a copy"
+                f"{path}: changed while it was read: had {_shown(was)}; has "
+                f"{_shown(now)}. Run again without --resume when nobody writes to it "
+                "any more, or read a copy"
             )
 
 
-def _stamp(path: str) -> _Stamp:
-    if not is_remote(path):
-        with reading(path):
-            return _to_stamp(os.stat(path))
-    import tensorflow as tf  # only remote paths need it
-
+def _stamp(path: str) -> FileStatus:
     with reading(path):
-        try:
-            status = tf.io.gfile.stat(path)
-        except tf.errors.OpError as error:
-            raise OSError(None, error.message) from error
-    return _Stamp(status.length, status.mtime_nsec, is_still=not status.is_directory)
+        return status_of(path)
 
 
-def _to_stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_size, status.st_mtime_ns, stat.S_ISREG(status.st_mode))
+def _shown(stamp: FileStatus) -> str:
+    # Some remote file systems know no times.
+    date = f", last modified {_date(stamp.mtime_ns)}" if stamp.mtime_ns else ""
+    return f"{stamp.size:,} bytes{date}"
 
 
 def _date(mtime_ns: int) -> str:
