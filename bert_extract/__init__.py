@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     )
     from bert_extract.extractor import FeatureExtractor
     from bert_extract.inspecting.lookup import read_line
+    from bert_extract.inspecting.nearest import Nearest, nearest_words
     from bert_extract.inspecting.summary import FileSummary, inspect_features
     from bert_extract.network.encoder import BertEncoder
     from bert_extract.network.text_inputs import BertInputs
@@ -35,6 +36,7 @@ __all__ = [
     "FileSummary",
     "InputError",
     "Job",
+    "Nearest",
     "NotFiniteError",
     "Options",
     "OptionsError",
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "inspect_features",
     "load_features",
+    "nearest_words",
     "read_features",
     "read_line",
 ]
@@ -60,8 +63,10 @@ _HOMES = {
     "Record": "output.record",
     "Summary": "progress",
     "__version__": "version",
+    "Nearest": "inspecting.nearest",
     "inspect_features": "inspecting.summary",
     "load_features": "output.reading",
+    "nearest_words": "inspecting.nearest",
     "read_features": "output.reading",
     "read_line": "inspecting.lookup",
 }

@@ -8,7 +8,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from absl import flags
@@ -16,8 +16,10 @@ from absl import flags
 from bert_extract import process
 from bert_extract.errors import BertExtractError, OptionsError
 from bert_extract.inspecting.lookup import read_line
+from bert_extract.inspecting.nearest import nearest_words
 from bert_extract.inspecting.summary import inspect_features
 from bert_extract.output.record import Record
+from bert_extract.output.selection import make_selection
 from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
 from bert_extract.process import EXIT_CLOSED_PIPE, EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from bert_extract.version import __version__
@@ -43,10 +45,19 @@ def make_flags() -> flags.FlagValues:
         "The number of a line, from 0: shows its record, token by token.",
     )
     flags.DEFINE_string(
+        "nearest",
+        "",
+        "A word of the file, such as bank: shows the words whose vectors are closest "
+        "to its own, by cosine, each where it is closest. The word is taken where it "
+        "stands first, or in the line that --line gives. The whole file is read.",
+        flag_values=values,
+    )
+    define_integer(values, "num_words", 10, "With --nearest: how many words are shown.")
+    flags.DEFINE_string(
         "layers",
         "",
-        "With --line: the layers to show, as the file calls them, such as -1,-2; by "
-        "default the first of the file.",
+        "With --line: the layers to show, as the file calls them, such as -1,-2. With "
+        "--nearest: the one layer to compare. By default the first of the file.",
         flag_values=values,
     )
     define_bool(
@@ -112,20 +123,42 @@ def _check(values: flags.FlagValues, paths: Sequence[str]) -> None:
     """Raises an OptionsError if the flags do not go together."""
     if not paths:
         raise OptionsError("expected the name of a file, as in bert-inspect FILE")
-    if values["line"].value is not None and values["exact"].value:
-        raise OptionsError("--exact is for the summary, and --line shows a record")
-    if values["layers"].value and values["line"].value is None:
-        raise OptionsError("--layers is for --line, and the summary has all of them")
+    if values["exact"].value and (values["line"].present or values["nearest"].value):
+        raise OptionsError("--exact is for the summary, which no other flag goes with")
+    is_summary = values["line"].value is None and not values["nearest"].value
+    if values["layers"].value and is_summary:
+        raise OptionsError(
+            "--layers is for --line and --nearest; the summary has all of them"
+        )
+    if values["num_words"].present and not values["nearest"].value:
+        raise OptionsError("--num_words is for --nearest")
 
 
 def _answers(values: flags.FlagValues, paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         line = values["line"].value
-        if line is None:
+        if values["nearest"].value:
+            yield str(
+                nearest_words(
+                    path,
+                    values["nearest"].value,
+                    layer=_one_layer(values["layers"].value),
+                    line=line,
+                    num_words=int(values["num_words"].value or 0),
+                )
+            )
+        elif line is None:
             yield str(inspect_features(path, exact=bool(values["exact"].value)))
         else:
             record = read_line(path, line, layers=values["layers"].value or None)
             yield "\n".join(record_rows(record, bool(values["layers"].value)))
+
+
+def _one_layer(text: Any) -> int | str | None:
+    layers = make_selection(text, None).layers if text else None
+    if layers is not None and len(layers) != 1:
+        raise OptionsError(f"--layers={text}: --nearest compares one layer")
+    return None if layers is None else layers[0]
 
 
 def record_rows(record: Record, all_layers: bool = False) -> Iterator[str]:

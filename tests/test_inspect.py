@@ -80,6 +80,10 @@ def test_one_line_with_offsets_texts_and_two_layers(
         (["FILE", "--line=x"], "expected a whole number"),
         (["FILE", "--line=1", "--exact"], "--exact is for the summary"),
         (["FILE", "--layers=-1"], "--layers is for --line"),
+        (["FILE", "--num_words=3"], "--num_words is for --nearest"),
+        (["FILE", "--nearest=a", "--layers=-1,-2"], "--nearest compares one layer"),
+        (["FILE", "--nearest=a", "--num_words=0"], "found 0"),
+        (["FILE", "--nearest=a", "--exact"], "--exact is for the summary"),
         (["FILE", "--nonsense"], "nonsense"),
     ],
 )
@@ -138,3 +142,14 @@ def test_a_large_file_takes_no_more_than_a_small_one(
     assert measured.estimated_tokens == pytest.approx(num_tokens, rel=0.01)
     assert measured.peak_bytes < 300 << 20
     assert f"line {num_lines - 1:,}: " in measured.record
+
+
+def test_the_nearest_words(
+    golden_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(golden_file, "--nearest=jim", "--layers=4", "--num_words=3") == 0
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("closest to who was [jim] jim henson (line 0) by cosine, ")
+    assert len(rows) == 3
+    assert run_here(golden_file, "--nearest=jim", "--line=37") == 1
+    assert "the record of line 37" in capsys.readouterr().err

@@ -82,6 +82,8 @@ ORDER = (
     "inspecting.json_contents",
     "inspecting.summary",
     "inspecting.lookup",
+    "inspecting.words",
+    "inspecting.nearest",
     # the trunk
     "guard",
     "pipeline",
