@@ -163,7 +163,7 @@ def _load_original(_: Setting, files: ModelFiles) -> Commands:
     """
     vocab = Vocab.load(f"{files.tf1_dir}/vocab.txt")
     tokenizer = Tokenizer(vocab, do_lower_case=True)
-    encode = _original_encoder(files.tf1_dir)
+    encode = original_encoder(files.tf1_dir)
 
     def run(input_file: str, output_file: str) -> dict[str, Any]:
         num_tokens = 0
@@ -175,7 +175,7 @@ def _load_original(_: Setting, files: ModelFiles) -> Commands:
         lines = iter(to_features(examples, tokenizer, MAX_SEQ_LENGTH))
         with open(output_file, "w", encoding="utf-8") as out:
             while batch := list(islice(lines, BATCH_SIZE)):
-                outputs = encode(*_padded(batch))
+                outputs = encode(*padded(batch))
                 layers = [output.numpy() for output in outputs]
                 for row, line in enumerate(batch):
                     tokens = [vocab.tokens[i] for i in line.input_ids.tolist()]
@@ -188,7 +188,7 @@ def _load_original(_: Setting, files: ModelFiles) -> Commands:
     return {"run": run}
 
 
-def _padded(batch: Sequence[Features]) -> tuple[Any, Any, Any]:
+def padded(batch: Sequence[Features]) -> tuple[Any, Any, Any]:
     """The original's padding; the last batch has fewer rows.
 
     Returns:
@@ -214,7 +214,7 @@ def _original_line(number: int, tokens: Sequence[str], layers: Sequence[Any]) ->
     return json.dumps({"linex_index": number, "features": all_features})
 
 
-def _original_encoder(tf1_dir: str) -> Callable[..., list[Any]]:
+def original_encoder(tf1_dir: str) -> Callable[..., list[Any]]:
     """The original's graph, op for op: B batch, S seq, H hidden_size, N heads."""
     config = json.loads(Path(tf1_dir, "bert_config.json").read_text("utf-8"))
     reader = tf.train.load_checkpoint(f"{tf1_dir}/bert_model.ckpt")

@@ -85,6 +85,9 @@ class Arithmetic:
     has_steady_softmax: bool
     # Whether that was measured for this kind. Else `self_check` has to look.
     is_known: bool
+    # Whether gelu's tanh form is computed inside the product before it. Else it is
+    # written with fewer operations, see `modeling`.
+    has_gelu_in_product: bool = True
 
     def rows_for(self, hidden_size: int) -> RowRule:
         """The rule for a model of that size."""
@@ -101,6 +104,7 @@ class _Kind:
     rows: RowRule
     wide_rows: RowRule
     has_steady_softmax: bool
+    has_gelu_in_product: bool = True
 
 
 # TensorFlow 2.21 on x86-64, one thread an operation. Every row count from 1 to 60 and
@@ -118,8 +122,9 @@ _KINDS = (
     # Eigen's blocks around oneDNN's product, as on Zen 2 and 3 and Intel before
     # Skylake-X. Bad: rows at the end of a block of the kernel, so most counts that
     # are no multiple of 12; of those none. Softmax: the last elements of most tensors.
-    # Seen on AMD family 25 model 1 (Zen 3), and with AVX-512 CPUs capped at AVX2.
-    _Kind(False, ("AVX2",), (FLOAT32,), RowRule(12, 12), RowRule(12, 12), False),
+    # Nothing is computed inside a product. Seen on AMD family 25 model 1 (Zen 3), and
+    # with AVX-512 CPUs capped at AVX2.
+    _Kind(False, ("AVX2",), (FLOAT32,), RowRule(12, 12), RowRule(12, 12), False, False),
     # The same blocks around AVX-512's product. Bad: 1. Softmax as above.
     # Seen on AMD family 25 model 17, capped at AVX512_CORE and not capped.
     _Kind(False, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 2), False),
@@ -173,7 +178,12 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
             and precision in kind.precisions
         ):
             return Arithmetic(
-                kernels, kind.rows, kind.wide_rows, kind.has_steady_softmax, is_alone
+                kernels,
+                kind.rows,
+                kind.wide_rows,
+                kind.has_steady_softmax,
+                is_alone,
+                kind.has_gelu_in_product,
             )
     return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
 

@@ -123,6 +123,8 @@ def test_the_table(
     assert found.is_known
     assert (found.rows_for(768), found.rows_for(1024)) == (rows, wide_rows)
     assert found.has_steady_softmax == has_steady_softmax
+    is_fused = has_onednn or flags != ZEN_3
+    assert found.has_gelu_in_product == is_fused
 
 
 @pytest.mark.parametrize(

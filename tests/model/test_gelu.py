@@ -1,6 +1,7 @@
 """The two gelus, as the graph computes them behind a matrix product."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from bert_extract.model.arithmetic import FLOAT32, in_force
+from bert_extract.model import modeling
+from bert_extract.model.arithmetic import FLOAT32, Arithmetic, RowRule, in_force
 from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig
 from bert_extract.model.modeling import BertModel
 from support.make_checkpoints import random_weights
@@ -16,12 +18,13 @@ from support.reference_model import gelu_erf, gelu_tanh, run_bert
 from support.small_bert import CONFIG
 
 
-def through_the_graph(hidden_act: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def through_the_graph(
+    hidden_act: str, x: NDArray[np.float32], arithmetic: Arithmetic | None = None
+) -> NDArray[np.float32]:
     """The activation of a product with the unit matrix: float32 [rows, 64] -> same."""
     config = BertConfig(8, 64, 1, 1, 64, hidden_act, 8, 2)
-    model = BertModel(
-        config, random_tensors(config), [0], FLOAT32, in_force("CPU", FLOAT32)
-    )
+    arithmetic = arithmetic or in_force("CPU", FLOAT32)
+    model = BertModel(config, random_tensors(config), [0], FLOAT32, arithmetic)
     unit = tf.constant(np.eye(64, dtype=np.float32))
     nothing = tf.constant(np.zeros(64, np.float32))
 
@@ -48,6 +51,34 @@ def test_gelu_is_as_exact_as_float32(hidden_act: str, reference: object) -> None
     expected = reference(x.astype(np.float64))
     # A float32 near 10 is exact to 5e-7; the two forms differ by 5e-4.
     assert np.abs(found - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("has_gelu_in_product", [True, False])
+def test_both_ways_of_writing_the_tanh_form_give_it(has_gelu_in_product: bool) -> None:
+    arithmetic = replace(
+        in_force("CPU", FLOAT32),
+        rows=RowRule(4, 4),
+        has_gelu_in_product=has_gelu_in_product,
+    )
+    # Where tanh is nearly -1, and its sum with 1 has few digits.
+    x = np.linspace(-40.0, -2.0, 64 * 512, dtype=np.float32).reshape(512, 64)
+    found = through_the_graph(GELU_TANH, x, arithmetic)
+    largest = np.abs(found - gelu_tanh(x.astype(np.float64))).max()
+    assert largest < (1e-6 if has_gelu_in_product else 1e-7)
+
+
+def test_a_width_that_leaves_last_ones_keeps_the_other_way() -> None:
+    """Sigmoid rounds the last elements of a tensor in another way than the others."""
+    arithmetic = replace(
+        in_force("CPU", FLOAT32), rows=RowRule(12, 12), has_gelu_in_product=False
+    )
+    forms = [
+        modeling._activation_for(
+            BertConfig(8, 64, 1, 1, intermediate_size, GELU_TANH, 8, 2), arithmetic
+        )
+        for intermediate_size in (4, 64, 3072, 3, 66)
+    ]
+    assert forms == [modeling._gelu_sigmoid] * 3 + [modeling._gelu] * 2
 
 
 def test_the_two_differ_where_it_is_known(tmp_path: Path) -> None:
