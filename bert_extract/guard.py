@@ -26,11 +26,11 @@ from bert_extract.errors import (
 from bert_extract.files import is_remote, local_path
 from bert_extract.formats import GZIP, ZSTANDARD, check_installed
 from bert_extract.options import Job, Options
-from bert_extract.output import writers
+from bert_extract.output import streams
 from bert_extract.output.compression import open_members
 from bert_extract.output.frames import MAGIC as SPOOL_START
 from bert_extract.output.reading import format_of_content, read_features
-from bert_extract.output.writers import descriptor_of
+from bert_extract.output.streams import descriptor_of
 from bert_extract.text import examples
 from bert_extract.text.examples import STDIN, expand_input_files
 
@@ -127,7 +127,7 @@ def check_outputs(
         descriptor = descriptor_of(output_file)
         if descriptor is not None:
             files.check_stream(
-                _Place(writers.name_of(output_file), "the output"), descriptor
+                _Place(streams.name_of(output_file), "the output"), descriptor
             )
         places = _places_of(output_file, there)
         for place in places:

@@ -21,7 +21,7 @@ from bert_extract import guard
 from bert_extract.errors import OutputError
 from bert_extract.inputs.features import Features, Words
 from bert_extract.options import Job, Options
-from bert_extract.output.writers import descriptor_of
+from bert_extract.output.streams import descriptor_of
 from bert_extract.screen import is_notebook, notebook_bar_class, open_bar
 from bert_extract.version import __version__
 from bert_extract.work import Forecast, Speed, Work

@@ -15,7 +15,7 @@ from bert_extract.output.contents import Contents, Source
 from bert_extract.output.frames import MAGIC, FrameReader
 from bert_extract.output.reading import format_of_content, read_features
 from bert_extract.output.record import Record
-from bert_extract.output.resumable import RunFile, read_run_file
+from bert_extract.output.run_file import RunFile, read_run_file
 
 _PARTIAL = ".partial"
 _RUN_FILE = ".run.json"

@@ -12,10 +12,9 @@ import fcntl
 import json
 import os
 import socket
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from absl import logging
 
@@ -24,11 +23,17 @@ from bert_extract.output import append_file
 from bert_extract.output.append_file import AppendFile, Buffer, explaining
 from bert_extract.output.checksum import crc32
 from bert_extract.output.fingerprints import differences
+from bert_extract.output.run_file import (
+    START,
+    Checkpoint,
+    RunFile,
+    read_run_file,
+    with_checkpoint,
+    write_run_file,
+)
 
 Fingerprint = Mapping[str, Any]
 
-# So many in a run file, spread over the partial file: it stays small.
-_MAX_CHECKPOINTS = 64
 # What is said to be checked, as it takes more than a moment, in bytes.
 _LONG_CHECK = 1 << 30
 _BLOCK_SIZE = 1 << 20
@@ -48,34 +53,6 @@ class PartialForm:
     # (descriptor, start, end) -> the size of the lines' text between two ends of
     # records, as `limits` counts it; None where none is kept.
     text_size: Callable[[int, int, int], int] | None = None
-
-
-class _Checkpoint(NamedTuple):
-    """A place in the partial file where a record ends, and what stands before it."""
-
-    num_bytes: int
-    num_records: int
-    crc: int  # CRC-32 of all bytes before it
-    # Of the lines before it; None where a version wrote it that did not count.
-    text_size: int | None = None
-
-
-_START = _Checkpoint(0, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class RunFile:
-    """What stands beside an output: how it came to be, how much of it is durable."""
-
-    fingerprint: dict[str, Any]
-    num_records: int  # durable ones, up to the end of a group that ends with a record
-    num_bytes: int  # the output's bytes that hold them
-    is_complete: bool
-    process_id: int
-    host: str
-    # Of the partial file, in order; the last one is the end of what is durable. None
-    # where a version wrote it that had no checksums.
-    checkpoints: list[_Checkpoint] | None = None
 
 
 class PartialWriter:
@@ -100,8 +77,8 @@ class PartialWriter:
         self._text_size = 0
         self._crc = 0  # of the first num_bytes
         # What can be gone on with: up to the last group that ended with a record.
-        self._whole = _START
-        self._checkpoints: list[_Checkpoint] = []  # durable ones
+        self._whole = START
+        self._checkpoints: list[Checkpoint] = []  # durable ones
         self._has_damage = False  # as was found while the output was made of it
         # False while a call of write, commit or finish has not returned: if it was
         # interrupted, the buffer may hold anything.
@@ -201,10 +178,10 @@ class PartialWriter:
         os.ftruncate(self._descriptor, self.num_bytes)
 
     @property
-    def _durable(self) -> _Checkpoint:
-        return self._checkpoints[-1] if self._checkpoints else _START
+    def _durable(self) -> Checkpoint:
+        return self._checkpoints[-1] if self._checkpoints else START
 
-    def _sound_checkpoints(self, left: list[_Checkpoint]) -> list[_Checkpoint]:
+    def _sound_checkpoints(self, left: list[Checkpoint]) -> list[Checkpoint]:
         """The checkpoints before which everything is as it was written."""
         if left and left[-1].num_bytes >= _LONG_CHECK:
             logging.info(
@@ -212,7 +189,7 @@ class PartialWriter:
                 self._partial,
                 f"{left[-1].num_bytes:,}",
             )
-        good = _START
+        good = START
         for number, checkpoint in enumerate(left):
             crc = _checksum(self._descriptor, good, checkpoint.num_bytes)
             if crc != checkpoint.crc:
@@ -301,7 +278,7 @@ class PartialWriter:
         self._num_records += num_records
         self._text_size += text_size
         if is_whole:
-            self._whole = _Checkpoint(
+            self._whole = Checkpoint(
                 self.num_bytes, self._num_records, self._crc, self._text_size
             )
         self._is_at_rest = True
@@ -311,7 +288,7 @@ class PartialWriter:
         self._is_at_rest = False
         with explaining(self._partial, self.num_bytes, can_resume=True):
             self._make_durable()
-            self._write_run_file(_with_checkpoint(self._checkpoints, self._whole))
+            self._write_run_file(with_checkpoint(self._checkpoints, self._whole))
         self._is_at_rest = True
 
     def finish(self) -> None:
@@ -323,7 +300,7 @@ class PartialWriter:
         self._is_at_rest = False
         with explaining(self._path, self.num_bytes, can_resume=True):
             self._make_durable()
-            checkpoints = _with_checkpoint(self._checkpoints, self._whole)
+            checkpoints = with_checkpoint(self._checkpoints, self._whole)
             self._write_run_file(checkpoints, complete_size=self.num_bytes)
             append_file.crash_point("rename")
             os.replace(self._partial, self._path)
@@ -416,13 +393,13 @@ class PartialWriter:
         if crc is not None:
             durable = self._durable
             assert durable.text_size is not None  # `_keep` has counted it
-            whole = _Checkpoint(
+            whole = Checkpoint(
                 end,
                 durable.num_records + num_found,
                 crc,
                 durable.text_size + self._count_text(durable.num_bytes, end),
             )
-            self._write_run_file(_with_checkpoint(self._checkpoints, whole))
+            self._write_run_file(with_checkpoint(self._checkpoints, whole))
 
     def _abandon(self) -> None:
         """Lets go of the lock, and of the partial file if it holds nothing."""
@@ -435,31 +412,19 @@ class PartialWriter:
         os.close(self._descriptor)
 
     def _write_run_file(
-        self, checkpoints: list[_Checkpoint], complete_size: int | None = None
+        self, checkpoints: list[Checkpoint], complete_size: int | None = None
     ) -> None:
-        durable = checkpoints[-1] if checkpoints else _START
-        text = _to_text(
-            RunFile(
-                self._fingerprint,
-                durable.num_records,
-                durable.num_bytes if complete_size is None else complete_size,
-                complete_size is not None,
-                os.getpid(),
-                socket.gethostname(),
-                checkpoints,
-            )
+        durable = checkpoints[-1] if checkpoints else START
+        run_file = RunFile(
+            self._fingerprint,
+            durable.num_records,
+            durable.num_bytes if complete_size is None else complete_size,
+            complete_size is not None,
+            os.getpid(),
+            socket.gethostname(),
+            checkpoints,
         )
-        temporary = self._partial_run_file + ".tmp"
-        try:
-            with open(temporary, "w", encoding="utf-8") as writer:
-                writer.write(text)
-                writer.flush()
-                os.fsync(writer.fileno())
-            os.replace(temporary, self._partial_run_file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        write_run_file(self._partial_run_file, run_file)
         self._checkpoints = checkpoints
 
 
@@ -538,24 +503,7 @@ def _flock(descriptor: int, operation: int, path: str) -> None:
         )
 
 
-def _with_checkpoint(
-    checkpoints: list[_Checkpoint], new: _Checkpoint
-) -> list[_Checkpoint]:
-    """Adds the newest one; of too many, the one goes that leaves the smallest gap."""
-    if new.num_bytes == (checkpoints[-1].num_bytes if checkpoints else 0):
-        return checkpoints
-    if len(checkpoints) < _MAX_CHECKPOINTS:
-        return [*checkpoints, new]
-    places = [_START, *checkpoints, new]
-    gaps = [
-        after.num_bytes - before.num_bytes
-        for before, after in zip(places[:-2], places[2:], strict=True)
-    ]
-    closest = gaps.index(min(gaps))
-    return [*checkpoints[:closest], *checkpoints[closest + 1 :], new]
-
-
-def _checksum(descriptor: int, start: _Checkpoint, end: int) -> int | None:
+def _checksum(descriptor: int, start: Checkpoint, end: int) -> int | None:
     """The CRC-32 of a file's first `end` bytes; None if there are not so many."""
     position, crc = start.num_bytes, start.crc
     while position < end:
@@ -565,75 +513,6 @@ def _checksum(descriptor: int, start: _Checkpoint, end: int) -> int | None:
         crc = crc32(block, crc)
         position += len(block)
     return crc
-
-
-# A run file's last entry: the CRC-32 of the others, as they stand in it.
-_RUN_FILE_CRC = "crc"
-
-
-def _to_text(run_file: RunFile) -> str:
-    content = asdict(run_file)
-    return json.dumps({**content, _RUN_FILE_CRC: _crc_of(content)}, indent=1) + "\n"
-
-
-def _crc_of(content: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(content).encode("ascii"))
-
-
-def read_run_file(path: str) -> RunFile | None:
-    """Reads what stands beside an output; None if it is missing or broken."""
-    try:
-        with open(path, encoding="utf-8") as reader:
-            return _to_run_file(json.load(reader))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        logging.debug("%s: %s", path, error)
-        return None
-
-
-def _to_run_file(content: Any) -> RunFile:
-    """Makes it of what JSON gives.
-
-    Raises:
-      ValueError, TypeError: it is not what this module wrote.
-    """
-    if not isinstance(content, dict):
-        raise ValueError(f"expected an object, found {type(content).__name__}")
-    crc = content.pop(_RUN_FILE_CRC, None)
-    is_old = "checkpoints" not in content  # of a version without checksums
-    if crc != (None if is_old else _crc_of(content)):
-        raise ValueError("its checksum is another")
-    run_file = RunFile(**content)
-    for field in fields(run_file):
-        _check_field(field.name, getattr(run_file, field.name))
-    if run_file.checkpoints is None:
-        return run_file
-    checkpoints = [_Checkpoint(*counts) for counts in run_file.checkpoints]
-    return replace(run_file, checkpoints=checkpoints)
-
-
-def _check_field(name: str, found: Any) -> None:
-    """Raises a ValueError if a run file cannot have that in this place."""
-    if name == "checkpoints":
-        is_right = found is None or all(map(_is_checkpoint, found))
-    elif name.startswith("num_"):
-        is_right = _is_count(found)
-    else:
-        expected = {"fingerprint": dict, "is_complete": bool, "host": str}
-        is_right = isinstance(found, expected.get(name, int))
-    if not is_right:
-        raise ValueError(f"{name}: found {found!r}")
-
-
-def _is_checkpoint(found: Any) -> bool:
-    """Whether a list is one, also of a version that counted no text."""
-    counts = found[:3] if found[3:] == [None] else found
-    return len(counts) in (3, 4) and all(map(_is_count, counts))
-
-
-def _is_count(found: Any) -> bool:
-    return isinstance(found, int) and not isinstance(found, bool) and found >= 0
 
 
 def _sync_folder(path: str) -> None:

@@ -1,23 +1,20 @@
 """RecordParts -> bytes -> the output, whatever it is.
 
 Which encoder, partial file and conversion belong to a format is decided here and
-nowhere else. A regular file goes through `partial`; everything else (standard output,
-a FIFO, a device, a remote object) is written straight through.
+nowhere else. A regular file goes through `resumable`, anything else through `streams`.
 """
 
-import errno
-import io
 import os
 import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from absl import logging
 
 from bert_extract.errors import OptionsError, OutputError
-from bert_extract.files import RemoteWriter, is_remote
+from bert_extract.files import is_remote
 from bert_extract.formats import (
     GZIP,
     HDF5,
@@ -27,7 +24,7 @@ from bert_extract.formats import (
     Format,
 )
 from bert_extract.output import compression, frames, hdf5, parquet
-from bert_extract.output.append_file import BUFFER_SIZE, Buffer, explaining
+from bert_extract.output.append_file import BUFFER_SIZE, Buffer
 from bert_extract.output.frames import FrameEncoder
 from bert_extract.output.json_lines import JsonFormatter
 from bert_extract.output.record import RecordPart, RecordSchema
@@ -37,19 +34,9 @@ from bert_extract.output.resumable import (
     PartialWriter,
     complete_run,
 )
+from bert_extract.output.streams import StreamWriter, descriptor_of, name_of
 
-STDOUT = "-"
 _COMPRESSED = (GZIP, ZSTANDARD)
-# Standard output and its like under the names that a shell gives them.
-_OWN_DESCRIPTORS = {
-    "-": 1,
-    "/dev/stdout": 1,
-    "/dev/stderr": 2,
-    "/proc/self/fd/1": 1,
-    "/proc/self/fd/2": 2,
-    "/dev/fd/1": 1,
-    "/dev/fd/2": 2,
-}
 
 
 class Encoder(Protocol):
@@ -211,13 +198,11 @@ def open_writer(
     if is_remote(output_file):
         _refuse_format(kind.format, output_file, "is a remote object")
         _refuse_resume(resume, output_file, "a remote object cannot be gone on with")
-        with explaining(output_file):
-            return _StreamWriter(RemoteWriter(output_file), output_file)
-    if output_file in _OWN_DESCRIPTORS:
+        return StreamWriter(output_file)
+    if descriptor_of(output_file) is not None:
         _refuse_format(kind.format, output_file, "is a stream")
         _refuse_resume(resume, output_file, "it is a stream")
-        with explaining(name_of(output_file)):
-            return _StreamWriter(_own_stream(output_file), output_file)
+        return StreamWriter(output_file)
     path = os.path.realpath(output_file)
     if os.path.isdir(path):
         raise OutputError(f"{output_file}: expected a file to write; found a folder")
@@ -229,27 +214,8 @@ def open_writer(
     if os.path.exists(path) and not os.path.isfile(path):
         _refuse_format(kind.format, output_file, "is not a regular file")
         _refuse_resume(resume, output_file, "it is not a regular file")
-        with explaining(output_file):
-            return _StreamWriter(open(path, "wb", buffering=0), output_file)
+        return StreamWriter(output_file)
     return PartialWriter(path, _form_of(kind), fingerprint, resume)
-
-
-def _own_stream(output_file: str) -> IO[bytes]:
-    if sys.stdout is None and _OWN_DESCRIPTORS[output_file] == 1:
-        # A shell's >&-; another file may have its number by now.
-        raise OSError(errno.EBADF, "it is closed")
-    # Unbuffered: a failed write is known at once, and not again when it is closed.
-    return open(_OWN_DESCRIPTORS[output_file], "wb", buffering=0, closefd=False)
-
-
-def descriptor_of(output_file: str) -> int | None:
-    """The descriptor that a name stands for; None if it is that of a file."""
-    return _OWN_DESCRIPTORS.get(output_file)
-
-
-def name_of(output_file: str) -> str:
-    """The output as messages show it."""
-    return "standard output" if output_file == STDOUT else output_file
 
 
 def _refuse_resume(resume: bool, output_file: str, reason: str) -> None:
@@ -267,56 +233,6 @@ def _refuse_format(output_format: Format, output_file: str, reason: str) -> None
         )
 
 
-class _StreamWriter:
-    """Writes straight through, and can keep nothing."""
-
-    num_records_kept = 0
-    text_size_kept = 0
-    is_complete = False
-    num_copies = 1
-
-    def __init__(self, stream: IO[bytes] | io.RawIOBase, name: str) -> None:
-        self.num_bytes = 0
-        self._stream = stream
-        self._name = name_of(name)
-
-    def write(
-        self,
-        buffers: Sequence[Buffer],
-        num_records: int,
-        is_whole: bool,
-        text_size: int = 0,
-    ) -> None:
-        for buffer in buffers:
-            self.num_bytes += len(buffer)
-            with explaining(self._name, self.num_bytes):
-                view = memoryview(buffer)
-                while view:
-                    num_written = self._stream.write(view)
-                    view = view[num_written or 0 :]
-
-    def commit(self) -> None:
-        with explaining(self._name, self.num_bytes):
-            self._stream.flush()
-
-    def finish(self) -> None:
-        with explaining(self._name, self.num_bytes):
-            self._stream.flush()
-            self._stream.close()
-
-    def suspend(self, keeps_last: bool = True) -> int:
-        if isinstance(self._stream, RemoteWriter):
-            with explaining(self._name):
-                self._stream.discard()
-            return 0
-        try:
-            self._stream.close()
-        except OSError:
-            # It failed before, and that is what the run ends with.
-            logging.debug("%s: not closed", self._name)
-        return 0
-
-
 def find_complete(output_file: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
     """Finds an output that is there already, without opening anything for writing.
 
@@ -324,14 +240,14 @@ def find_complete(output_file: str, fingerprint: Fingerprint) -> tuple[int, int]
       Its records and bytes; None if something has to be done, or to be said, which
       `open_writer` does.
     """
-    if is_remote(output_file) or output_file in _OWN_DESCRIPTORS:
+    if is_remote(output_file) or descriptor_of(output_file) is not None:
         return None
     return complete_run(os.path.realpath(output_file), fingerprint)
 
 
 def free_bytes(output_file: str) -> int | None:
     """The room that is left for an output; None where nobody knows."""
-    if is_remote(output_file) or output_file in _OWN_DESCRIPTORS:
+    if is_remote(output_file) or descriptor_of(output_file) is not None:
         return None
     path = os.path.realpath(output_file)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):

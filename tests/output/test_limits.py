@@ -15,7 +15,7 @@ from bert_extract.inputs.features import Features, LinePart, TakenTokens
 from bert_extract.output.append_file import AppendFile
 from bert_extract.output.limits import _LIMITS, Limits, Room, text_size
 from bert_extract.output.record import RecordPart, RecordSchema
-from bert_extract.output.resumable import _crc_of
+from bert_extract.output.run_file import _crc_of
 from bert_extract.output.writers import OutputSpec, Writer, encoder_for, open_writer
 from support.nasty_records import NASTY_LINES, make_record, parts_of
 

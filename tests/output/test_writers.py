@@ -22,8 +22,9 @@ from absl import logging
 
 from bert_extract.errors import OptionsError, OutputError
 from bert_extract.formats import GZIP, format_of
-from bert_extract.output import append_file, compression, resumable, writers
+from bert_extract.output import append_file, compression, writers
 from bert_extract.output.record import RecordSchema
+from bert_extract.output.run_file import _crc_of
 from bert_extract.output.writers import OutputSpec, Writer, find_complete
 
 FINGERPRINT = {"layers": (-1, "embeddings"), "input": [["in.txt", 7, 8]]}
@@ -580,7 +581,7 @@ def test_a_run_file_with_nonsense_is_broken_and_the_advice_works(
     content = {**json.loads(run_file.read_bytes()), name: value}
     if has_right_crc:
         del content["crc"]
-        content["crc"] = resumable._crc_of(content)
+        content["crc"] = _crc_of(content)
     run_file.write_text(json.dumps(content))
     with pytest.raises(OutputError, match=f"{file}.run.json is missing or\\s+broken"):
         open_writer(str(path), FINGERPRINT, resume=True)

@@ -73,7 +73,9 @@ ORDER = (
     "output.parts",
     "output.reading",
     "output.fingerprints",
+    "output.run_file",
     "output.resumable",
+    "output.streams",
     "output.writers",
     # network
     "network.encoder",
