@@ -81,6 +81,9 @@ def __getattr__(name: str) -> Any:
         from bert_extract.model.arithmetic import choose_kernels
 
         choose_kernels()
+        from bert_extract.process import import_quietly
+
+        import_quietly()
     home = importlib.import_module(f"bert_extract.{_HOMES.get(name, 'errors')}")
     value = globals()[name] = getattr(home, name)
     return value

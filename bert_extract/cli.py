@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from bert_extract import logs, process
-from bert_extract.errors import BertExtractError, OptionsError
+from bert_extract.errors import BertExtractError, OptionsError, counted
 from bert_extract.model import arithmetic
 from bert_extract.options import Job, Options, help_of
 from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
@@ -267,7 +267,7 @@ def _fail(message: str, summaries: Sequence[Summary]) -> int:
                 )
             _say(
                 f"{summary.output_file}.partial holds "
-                f"{summary.resumable_lines:,} lines; {how}"
+                f"{counted(summary.resumable_lines, 'line')}; {how}"
             )
     return EXIT_FAILED
 

@@ -62,6 +62,11 @@ class OutputError(BertExtractError):
     """The output cannot be created, written, or put in its place."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things as messages show it: "1 line", "2,000 lines"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def as_shown(value: object) -> str:
     """A value as messages show it: as JSON, cut where it would fill the screen."""
     text = json.dumps(value)

@@ -21,6 +21,7 @@ from bert_extract.errors import (
     NotFiniteError,
     OptionsError,
     OutputError,
+    counted,
 )
 from bert_extract.files import is_remote, open_file
 from bert_extract.formats import JSONL, check_installed, format_of
@@ -248,9 +249,9 @@ def _is_complete(summary: Summary, is_one_of_many: bool) -> bool:
     summary.resumed_lines, summary.output_bytes = found
     logging.log(
         logging.DEBUG if is_one_of_many else logging.INFO,
-        "%s: is complete, %s lines; nothing to do",
+        "%s: is complete, %s; nothing to do",
         summary.output_file,
-        f"{summary.resumed_lines:,}",
+        counted(summary.resumed_lines, "line"),
     )
     return True
 

@@ -210,7 +210,7 @@ class OpenedModel:
         logging.info("%s, %s", self.device, self.options.precision)
         if self.devices[0].kind == "CPU":
             devices.warn_of_unusable_gpu()
-        logging.info(
+        logging.debug(
             "%s: read as %s code reads it: hidden_act %s, layer_norm_eps %g",
             self.options.bert_config_file,
             _CODES[self.checkpoint.dialect],
@@ -236,7 +236,7 @@ class OpenedModel:
 
 
 def _log_weights(loaded: LoadedWeights) -> None:
-    logging.info(
+    logging.debug(
         "%s: %d variables loaded, %d others ignored%s",
         loaded.path,
         len(loaded.weights),

@@ -18,7 +18,8 @@ from bert_extract.parsing import define_bool, define_integer
 _VERBOSITY_HELP = (
     "How much is said on standard error: -1 is errors, and what puts every vector in "
     "doubt, such as a vocab that is not the checkpoint's; 0 the device, warnings, "
-    "progress and a summary; 1 also the first five examples. --v is the same."
+    "progress and a summary; 1 also how the model is read, each output of many, and "
+    "the first five examples. --v is the same."
 )
 # absl's names for levels, and the numbers that those of its C++ twin have.
 _THRESHOLDS = {

@@ -6,6 +6,7 @@ Standard streams that the caller closed are opened again, and C++ greets nobody 
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -22,6 +23,14 @@ EXIT_USAGE = 2
 EXIT_CLOSED_PIPE = 141
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What TensorFlow's C++ code says while it is imported, whether or not all is well.
+_GREETING = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\)|"
+    rb"I\d{4} \d\d:\d\d:|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: I |"
+    rb"To enable the following instructions: |"
+    rb"[EW]\d{4} \d\d:\d\d:.* (Unable to register cu|computation placer already)|"
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: E .* Unable to register cu"
+)
 
 
 # --------------------------------------------------------------------- signals
@@ -115,19 +124,55 @@ def import_tensorflow() -> None:
         ) from error
 
 
+def import_quietly() -> None:
+    """Imports it in a process that is not ours, and keeps its greeting to itself.
+
+    What others say meanwhile, in other threads, is shown afterwards.
+
+    Raises:
+      BertExtractError: it cannot be loaded.
+    """
+    if "tensorflow" in sys.modules and "tensorflow_text" in sys.modules:
+        return
+    # It would tell of each GPU that it finds, or not, later; what fails is raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        os.fstat(2)
+    except OSError:  # nobody listens
+        import_tensorflow()
+        return
+    with _silence(_without_greeting):
+        import_tensorflow()
+
+
+def _without_greeting(chatter: bytes) -> bytes:
+    lines = chatter.splitlines(keepends=True)
+    return b"".join(line for line in lines if not _GREETING.match(line))
+
+
+def _nothing(chatter: bytes) -> bytes:
+    return b""
+
+
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def _silence(shown: Callable[[bytes], bytes] = _nothing) -> Iterator[None]:
     """Keeps the C++ code of a library that is being imported from standard error.
 
     TensorFlow's greets with four lines there whatever TF_CPP_MIN_LOG_LEVEL says. They
     are shown after all if the import fails.
+
+    Args:
+      shown: what is shown of it in the end.
     """
-    sys.stderr.flush()
+    _flush_stderr()
     own_stderr = os.dup(2)
     with _unnamed_file() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+            _flush_stderr()
+            chatter.seek(0)
+            os.write(own_stderr, shown(chatter.read()))
         except Stopped:
             raise  # nobody asks what it would have said
         except BaseException:
@@ -137,6 +182,11 @@ def _silence() -> Iterator[None]:
         finally:
             os.dup2(own_stderr, 2)
             os.close(own_stderr)
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from absl import logging
 
 from bert_extract import guard
-from bert_extract.errors import OutputError
+from bert_extract.errors import OutputError, counted
 from bert_extract.inputs.features import Features, Words
 from bert_extract.options import Job, Options
 from bert_extract.output.streams import descriptor_of
@@ -130,21 +130,24 @@ class Summary:
         """Says it to a person; of one of many outputs only to whoever wants details."""
         if is_one_of_many and not logging.level_debug():
             return
-        kept = f" after {self.resumed_lines:,} kept ones" if self.resumed_lines else ""
+        kept = ""
+        if self.resumed_lines:
+            ones = "one" if self.resumed_lines == 1 else "ones"
+            kept = f" after {self.resumed_lines:,} kept {ones}"
         logging.info(
-            "%s: %s lines%s (%s pairs, %s truncated%s), %s tokens, %.1f s, "
-            "%s tokens/s, padding %.1f %%, %s bytes, peak memory %s MB%s",
+            "%s: %s%s (%s, %s truncated%s), %s, %.1f s, "
+            "%s tokens/s, padding %.1f %%, %s, peak memory %s MB%s",
             self.output_file,
-            f"{self.num_lines:,}",
+            counted(self.num_lines, "line"),
             kept,
-            f"{self.num_pairs:,}",
+            counted(self.num_pairs, "pair"),
             f"{self.num_truncated:,}",
             f", {self.num_windowed:,} in windows" if self.num_windowed else "",
-            f"{self.num_tokens:,}",
+            counted(self.num_tokens, "token"),
             self.seconds,
             f"{self.tokens_per_second:,.0f}",
             100 * self.padding,
-            f"{self.output_bytes:,}",
+            counted(self.output_bytes, "byte"),
             f"{self.peak_memory_bytes >> 20:,}",
             f", {self.json_kernel} JSON kernel" if self.json_kernel else "",
         )
@@ -499,7 +502,7 @@ class Progress:
         elif output is not None and output.converted:
             words.append(f"writing {os.path.basename(output.converted)}")
         else:
-            words.append(_lines(self._num_lines_kept + self.work.num_lines))
+            words.append(counted(self._num_lines_kept + self.work.num_lines, "line"))
         return words
 
     def _words_of_bar(self, now: float) -> list[str]:
@@ -531,10 +534,6 @@ class Progress:
     def _is_converting(self) -> bool:
         output = self._output
         return output is not None and output.converted != ""
-
-
-def _lines(number: int) -> str:
-    return f"{number:,} line{'' if number == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

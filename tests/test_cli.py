@@ -1,21 +1,14 @@
 """The command: its flags, its streams, its exit codes, what it says and what not."""
 
 import builtins
-import contextlib
-import fcntl
 import gzip
 import json
 import os
-import pty
 import resource
-import select
 import signal
 import stat
-import struct
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,9 +293,9 @@ def log_of(log_dir: Path) -> str:
     [
         ([], True, 0),
         (["--stderrthreshold=WARN"], True, 2),
-        (["--stderrthreshold=0"], True, 6),
-        (["--alsologtostderr"], True, 6),
-        (["--logtostderr"], False, 6),
+        (["--stderrthreshold=0"], True, 4),
+        (["--alsologtostderr"], True, 4),
+        (["--logtostderr"], False, 4),
     ],
 )
 def test_a_log_file_gets_what_is_logged(
@@ -322,11 +315,11 @@ def test_a_log_file_gets_what_is_logged(
         assert list(tmp_path.iterdir()) == []
         return
     kept = log_of(tmp_path).splitlines()
-    assert len(kept) == 6
-    assert all(line.startswith("I") for line in kept[:4])
+    assert len(kept) == 4
+    assert all(line.startswith("I") for line in kept[:2])
     assert kept[0].endswith("] CPU, 2 threads, float32")
-    assert kept[4].startswith("W")
-    assert "lines longer than --max_seq_length" in kept[4]
+    assert kept[2].startswith("W")
+    assert "lines longer than --max_seq_length" in kept[2]
 
 
 def test_what_is_in_doubt_is_told_beside_a_log_file_too(
@@ -655,9 +648,9 @@ def test_the_device_comes_before_the_vocabs_warnings(
     vocab_file.write_text("\n".join(vocab) + "\n", encoding="utf-8")
     flags = flags_for(tiny_bert, vocab_file=vocab_file)
     assert run_here([*flags, *io_flags(text_file, "/dev/null")]) == 0
-    first, _, third, *_ = capsys.readouterr().err.splitlines()
+    first, second, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith("bert-extract: CPU, ")
-    assert third.startswith(f"bert-extract: WARNING: {vocab_file}: 1 line is repeated")
+    assert second.startswith(f"bert-extract: WARNING: {vocab_file}: 1 line is repeated")
 
 
 def test_five_examples_are_shown_to_whoever_asks(
@@ -756,39 +749,6 @@ def test_what_may_make_every_vector_wrong_is_told_to_cron(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bert-extract: WARNING: ")
     assert part in line
-
-
-def test_a_terminal_gets_a_bar_and_the_summary(
-    tiny_flags: list[str], text_file: Path, tmp_path: Path
-) -> None:
-    terminal, stderr = pty.openpty()
-    fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    command = [sys.executable, "-m", "bert_extract", *tiny_flags]
-    with subprocess.Popen(
-        [*command, *io_flags(text_file, tmp_path / "output.jsonl")],
-        stderr=stderr,
-        stdout=subprocess.PIPE,
-    ) as process:
-        os.close(stderr)
-        shown = read_terminal(terminal)
-        assert process.wait(TIMEOUT) == 0
-    os.close(terminal)
-    assert "%|" in shown
-    assert "bert-extract: CPU, " in shown.splitlines()[0]
-    assert "37 lines (6 pairs, 4 truncated)" in shown
-
-
-def read_terminal(terminal: int) -> str:
-    shown = b""
-    deadline = time.monotonic() + TIMEOUT
-    with contextlib.suppress(OSError):  # its other end is gone
-        while time.monotonic() < deadline:
-            if select.select([terminal], [], [], 1.0)[0]:
-                block = os.read(terminal, 4096)
-                if not block:
-                    break
-                shown += block
-    return shown.decode()
 
 
 # ------------------------------------------------------------- before there is anything

@@ -1,5 +1,6 @@
 """The loop: what is checked before it, counted in it, and never done twice."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -128,6 +129,59 @@ def test_float32_means_float32(tiny: Engine) -> None:
 
 def test_some_cores_can_be_used() -> None:
     assert 1 <= devices.usable_cores() <= 4096
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "quota"),
+    [
+        ("", {}, None),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/job/task\n", {"job/cpu.max": "200000 100000\n"}, 2.0),
+        (
+            "0::/job/task\n",
+            {"job/task/cpu.max": "max 100000\n", "job/cpu.max": "400000 100000\n"},
+            4.0,
+        ),
+        (
+            "5:memory:/m\n4:cpu,cpuacct:/job\n0::/\n",
+            {
+                "cpu/job/cpu.cfs_quota_us": "50000",
+                "cpu/job/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
+        (
+            "4:cpu:/docker/0123\n",  # as it is called outside
+            {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            3.0,
+        ),
+        (
+            "1:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
+        ("nonsense\n0::\n", {"cpu.max": "\n"}, None),
+    ],
+)
+def test_a_cgroup_that_limits_the_cpu(
+    tmp_path: Path, membership: str, files: dict[str, str], quota: float | None
+) -> None:
+    (tmp_path / "cgroup").write_text(membership)
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert devices.cgroup_quota(str(tmp_path), str(tmp_path / "cgroup")) == quota
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 2), (9.0, 4), (None, 4)])
+def test_a_quota_counts_as_cores(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int
+) -> None:
+    monkeypatch.setattr(devices, "cgroup_quota", lambda: quota)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert devices.usable_cores() == cores
 
 
 @pytest.mark.parametrize(

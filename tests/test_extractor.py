@@ -6,6 +6,8 @@ import itertools
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -31,6 +33,8 @@ from bert_extract import (
 from bert_extract.options import Job
 from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from support.running import (
+    REPOSITORY,
+    TIMEOUT,
     files_of,
     flags_for,
     options_for,
@@ -511,7 +515,7 @@ def test_layers_above_the_highest_are_not_loaded(
 ) -> None:
     from absl import logging
 
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.DEBUG)
     model_dir = write_random_model(tmp_path)
     extractor = FeatureExtractor(options_for(model_dir, layers=layers))
     assert f"{num_variables} variables loaded" in caplog.text
@@ -589,3 +593,31 @@ def test_a_forked_process_is_told_to_make_its_own(
     assert os.listdir(tmp_path) == ["in.txt"]
     assert len(next(begun).tokens) == 5  # the parent's goes on
     begun.close()  # type: ignore[attr-defined]
+
+
+def test_nothing_is_said_while_it_is_imported_but_what_others_say(
+    tiny_bert: Path,
+) -> None:
+    code = f"""
+import os, sys, threading
+threading.Timer(0.2, os.write, (2, b"another thread, I think\\n")).start()
+from bert_extract import FeatureExtractor
+extractor = FeatureExtractor.from_model_dir({str(tiny_bert)!r}, max_seq_length=32)
+print(len([*extractor.extract(["a"])]))
+print("afterwards", file=sys.stderr)
+"""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("TF_CPP_")  # an earlier test may have set it here
+    }
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert completed.stdout == "1\n"
+    assert completed.stderr == "another thread, I think\nafterwards\n"

@@ -91,6 +91,16 @@ def test_an_empty_run_has_a_summary(log: LogLines) -> None:
     assert line.startswith("INFO: out.jsonl: 0 lines (0 pairs, 0 truncated), 0 tokens")
 
 
+def test_one_of_anything_is_no_plural(log: LogLines) -> None:
+    Summary(
+        "o", num_lines=1, num_pairs=1, num_tokens=1, output_bytes=1, resumed_lines=1
+    ).log()
+    assert log.text.startswith(
+        "INFO: o: 1 line after 1 kept one (1 pair, 0 truncated), 1 token, 0.0 s, "
+        "0 tokens/s, padding 0.0 %, 1 byte, "
+    )
+
+
 def test_kept_lines_are_told(log: LogLines) -> None:
     Summary(num_lines=2, resumed_lines=1000).log()
     assert "2 lines after 1,000 kept ones (0 pairs" in log.text

@@ -6,6 +6,7 @@ pools are one thread an operation, and as many operations as batches.
 """
 
 import ctypes
+import math
 import os
 from dataclasses import dataclass
 
@@ -165,23 +166,53 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, cores if quota is None else min(cores, int(quota)))
+    quota = cgroup_quota()
+    # Of one and a half cores, one thread would leave a third.
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
-def _cgroup_quota() -> float | None:
-    """The cores that a container's CPU limit amounts to; None without a limit."""
+def cgroup_quota(
+    mount: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup"
+) -> float | None:
+    """The cores that a CPU limit amounts to, a container's or a job's.
+
+    Args:
+      mount: where cgroups are to be seen.
+      membership: the file that says which ones this process is in.
+
+    Returns:
+      That of the strictest cgroup that it is in; None without a limit.
+    """
+    # A container sees its own at the top, whatever its name is outside.
+    folders = {mount, os.path.join(mount, "cpu")}
+    for line in _read_text(membership).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = os.path.join(mount, "cpu") if controllers else mount
+        while path.strip("/"):
+            folders.add(os.path.join(top, path.strip("/")))
+            path = os.path.dirname(path)
+    quotas = [quota for quota in map(_quota_of, folders) if quota is not None]
+    return min(quotas, default=None)
+
+
+def _quota_of(folder: str) -> float | None:
+    """What one cgroup allows, of either version."""
+    texts = _read_text(os.path.join(folder, "cpu.max")).split() or [
+        _read_text(os.path.join(folder, f"cpu.cfs_{name}_us").strip())
+        for name in ("quota", "period")
+    ]
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as reader:  # version 2
-            quota, period = reader.read().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:  # version 1
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", encoding="ascii") as reader:
-            quota_us = int(reader.read())
-        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us", encoding="ascii") as reader:
-            period_us = int(reader.read())
-    except (OSError, ValueError):
+        quota, period = map(int, texts)
+    except ValueError:  # "max", or nothing
         return None
-    return quota_us / period_us if quota_us > 0 and period_us > 0 else None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as reader:
+            return reader.read()
+    except OSError:
+        return ""

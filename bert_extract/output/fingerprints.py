@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from bert_extract.errors import counted
+
 _SECOND = 10**9  # in nanoseconds
 # Characters of a checksum that are shown: enough to tell two apart.
 _SHOWN_DIGITS = 12
@@ -104,18 +106,15 @@ def _changes(before: list[int], after: list[int]) -> str:
         return "was a file, or is one now, and the other time was none"
     sizes, times = zip(before, after, strict=True)
     changes = []
-    if sizes[0] != sizes[1]:
-        changes.append(f"had {_bytes(sizes[0])} and has {_bytes(sizes[1])} now")
+    had, has = (counted(size, "byte") for size in sizes)
+    if had != has:
+        changes.append(f"had {had} and has {has} now")
     if times[0] != times[1]:
         moments = [_local_time(time, "seconds") for time in times]
         if moments[0] == moments[1]:
             moments = [_local_time(time, "microseconds") for time in times]
         changes.append(f"was last changed {moments[0]}, and now {moments[1]}")
     return ", ".join(changes)
-
-
-def _bytes(number: int) -> str:
-    return "1 byte" if number == 1 else f"{number:,} bytes"
 
 
 def _local_time(nanoseconds: int, precision: str) -> str:

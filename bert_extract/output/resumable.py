@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import logging
 
-from bert_extract.errors import OutputError
+from bert_extract.errors import OutputError, counted
 from bert_extract.output import append_file
 from bert_extract.output.append_file import AppendFile, Buffer, explaining
 from bert_extract.output.checksum import crc32
@@ -238,10 +238,10 @@ class PartialWriter:
             left = read_run_file(self._partial_run_file)
             if left is not None and left.checkpoints:
                 logging.warning(
-                    "%s: discarding what a run left that was stopped, %s lines; with "
+                    "%s: discarding what a run left that was stopped, %s; with "
                     "--resume it would have gone on after them",
                     self._partial,
-                    f"{left.checkpoints[-1].num_records:,}",
+                    counted(left.checkpoints[-1].num_records, "line"),
                 )
             else:
                 logging.warning(

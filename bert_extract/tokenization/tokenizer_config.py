@@ -174,7 +174,7 @@ def _check_cutting(path: str, tokenizer: dict[str, Any]) -> None:
     model = tokenizer.get("model")
     most = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
     if type(most) is int and most < MAX_CHARS_PER_WORD:
-        logging.info(
+        logging.debug(
             "%s: a word of more than %d characters is [UNK] to Hugging Face's "
             "tokenizer; here, as in the original, one of more than %d is",
             path,

@@ -196,6 +196,7 @@ def outputs(
                 f"--summary_file={directory}/{name}.json",
                 "--layers=all,embeddings",
                 "--max_seq_length=32",
+                "--verbosity=1",
             ]
         )
         assert done.returncode == 0, done.stderr

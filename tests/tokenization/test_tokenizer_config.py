@@ -192,7 +192,7 @@ def test_added_words_are_refused(tmp_path: Path) -> None:
 def test_long_words_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.DEBUG)
     tokenizer(tmp_path, model=MODEL | {"max_input_chars_per_word": 200})
     assert lower_case(tmp_path) is True
     assert caplog.messages == []
