@@ -246,11 +246,15 @@ def _run_job(
         # Only now: TensorFlow takes seconds to import, and `--help` none.
         process.import_tensorflow()
 
+        from bert_extract.cluster import driver
         from bert_extract.jobs import run_job
         from bert_extract.loaded_model import OpenedModel
 
     process.check_not_stopped()
-    run_job(OpenedModel(options), job, summaries, flagfiles)
+    if job.runner == "ray":
+        driver.run_job(options, job, summaries, flagfiles)
+    else:
+        run_job(OpenedModel(options), job, summaries, flagfiles)
 
 
 def _fail(message: str, summaries: Sequence[Summary]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any
 
+from bert_extract.cluster import driver
 from bert_extract.engine import Engine
 from bert_extract.errors import ArgumentTypeError, BertExtractError
 from bert_extract.jobs import run_job
@@ -203,7 +204,10 @@ class FeatureExtractor:
         """
         model = self._opened().model
         with summarizing(self.options, job) as summaries:
-            run_job(model, job, summaries)
+            if job.runner == "ray":
+                driver.run_job(self.options, job, summaries)
+            else:
+                run_job(model, job, summaries)
         return summaries
 
 

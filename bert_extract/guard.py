@@ -29,6 +29,7 @@ from bert_extract.options import Job, Options
 from bert_extract.output import streams
 from bert_extract.output.compression import open_members
 from bert_extract.output.frames import MAGIC as SPOOL_START
+from bert_extract.output.parts import is_parts_folder
 from bert_extract.output.reading import format_of_content, read_features
 from bert_extract.output.streams import descriptor_of
 from bert_extract.text import examples
@@ -455,7 +456,7 @@ def _start_of(path: str) -> bytes | None:
 def _is_own_file(path: str) -> bool:
     """Whether this tool wrote what lies there, whatever it is."""
     if not os.path.isfile(path):
-        return False
+        return is_parts_folder(path)
     if _LOG_FILE.fullmatch(os.path.basename(path)):
         return True
     start = _start_of(path)

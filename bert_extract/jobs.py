@@ -82,7 +82,7 @@ def run_job(
     input_files = guard.find_inputs(job)
     _check_files(job, input_files)
     output_files = job.output_files(input_files)
-    model_files = _ModelFiles(model)
+    model_files = ModelFiles(model)
     guard.check_outputs(
         model.options,
         job,
@@ -180,23 +180,13 @@ def _warn_of_other_bytes(model: OpenedModel, job: Job) -> None:
 def _do_output(
     model: OpenedModel,
     job: Job,
-    model_files: "_ModelFiles",
+    model_files: "ModelFiles",
     input_files: Sequence[str],
     output_file: str,
     summaries: list[Summary],
     progress: Progress,
 ) -> None:
-    kind = OutputSpec(
-        format_of(output_file, job.output_format),
-        RecordSchema(
-            model.layer_plan.layer_names,
-            model.layer_plan.vector_size,
-            has_texts=model.options.unit == "word",
-            has_offsets=model.options.offsets,
-        ),
-        job.vector_dtype,
-    )
-    check_installed(kind.format, OutputError, output_file)
+    kind = output_spec(model, job, output_file)
     summary = Summary(
         output_file=output_file,
         device=model.device,
@@ -205,7 +195,7 @@ def _do_output(
         num_threads=model.num_threads,
     )
     summaries.append(summary)
-    with _recording(summary):
+    with recording(summary):
         # The first look at the inputs: whatever is read later is compared with it.
         watch = InputWatch(input_files)
         shard = parse_shard(job.shard)
@@ -214,7 +204,10 @@ def _do_output(
         splits = plan_splits(input_files, shard)
         if shard is not None:
             watch.check_all()  # their sizes and lines say where the shard begins
-        summary.fingerprint = _fingerprint(model, job, model_files, watch, kind)
+        summary.fingerprint = {
+            **fingerprint_of_job(model, job, model_files, watch, kind),
+            **fingerprint_of_arithmetic(model),
+        }
         summary.same_bytes = model.keeps_bits
         if job.resume and _is_complete(summary, progress.num_outputs > 1):
             return
@@ -231,8 +224,29 @@ def _do_output(
     summary.log(is_one_of_many=progress.num_outputs > 1)
 
 
+def output_spec(model: OpenedModel, job: Job, output_file: str) -> OutputSpec:
+    """Says what is written to an output.
+
+    Raises:
+      OutputError: what writes its format is not installed.
+    """
+    kind = OutputSpec(
+        format_of(output_file, job.output_format),
+        RecordSchema(
+            model.layer_plan.layer_names,
+            model.layer_plan.vector_size,
+            has_texts=model.options.unit == "word",
+            has_offsets=model.options.offsets,
+        ),
+        job.vector_dtype,
+    )
+    check_installed(kind.format, OutputError, output_file)
+    return kind
+
+
 @contextlib.contextmanager
-def _recording(summary: Summary) -> Iterator[None]:
+def recording(summary: Summary) -> Iterator[None]:
+    """Puts into a summary how it ended."""
     try:
         yield
     except BaseException as error:
@@ -350,10 +364,11 @@ def _shown(engine: Engine, examples: Iterable[Example]) -> Iterator[Example]:
 # ------------------------------------------------------------------ fingerprint
 
 
-class _ModelFiles:
+class ModelFiles:
     """The files of the model, which are the same for every output of a job."""
 
     def __init__(self, model: OpenedModel) -> None:
+        """Takes a model; nothing is read before it is asked for."""
         self._model = model
 
     @functools.cached_property
@@ -391,14 +406,14 @@ class _ModelFiles:
             )
 
 
-def _fingerprint(
+def fingerprint_of_job(
     model: OpenedModel,
     job: Job,
-    model_files: _ModelFiles,
+    model_files: ModelFiles,
     watch: InputWatch,
     kind: OutputSpec,
 ) -> dict[str, Any]:
-    """Everything that the bytes of the output depend on."""
+    """Everything that the bytes of the output depend on, wherever it is computed."""
     options = model.options
     fingerprint: dict[str, Any] = {
         **model_files.checksums,
@@ -419,14 +434,20 @@ def _fingerprint(
         "input": watch.fingerprint(),
         "bert_extract": __version__,
         "tensorflow": tf.__version__,
+    }
+    if options.sentence_pooling == MODEL_POOLING:
+        fingerprint["model_pooling"] = dataclasses.asdict(model.sentence_pooling)
+    return {**fingerprint, **fingerprint_of(kind)}
+
+
+def fingerprint_of_arithmetic(model: OpenedModel) -> dict[str, Any]:
+    """What the bytes depend on besides: how this process computes."""
+    return {
         "device": model.device_kind,
         "arithmetic": model.arithmetic.kernels,
         "arithmetic_settings": arithmetic.settings(),
         "same_bytes": model.keeps_bits,
     }
-    if options.sentence_pooling == MODEL_POOLING:
-        fingerprint["model_pooling"] = dataclasses.asdict(model.sentence_pooling)
-    return {**fingerprint, **fingerprint_of(kind)}
 
 
 def _sha256(path: str) -> str:

@@ -33,6 +33,7 @@ WORD_POOLINGS = ("first", "mean", "last")
 SENTENCE_POOLINGS = ("mean", "cls", "max", POOLER, MODEL_POOLING)
 LAYER_POOLINGS = ("none", "mean", "sum", "concat")
 LONG_TEXTS = ("truncate", "window")
+RUNNERS = ("local", "ray")
 
 
 def _option(
@@ -329,6 +330,60 @@ class Job:
         "A JSON file that tells at the end what ran and what came out of it, also "
         "when the run failed.",
     )
+    runner: str = _option(
+        "local",
+        "Who computes: local is this process; ray are workers on a Ray cluster, each "
+        "of which does splits of the input and leaves them as parts in OUTPUT.parts, a "
+        "folder that all nodes must see. The flags from here on are for ray.",
+        RUNNERS,
+    )
+    ray_address: str = _option(
+        "",
+        "The Ray cluster, as HOST:PORT of its head, or auto for the one that this "
+        "machine belongs to. By default one is started on this machine alone, on "
+        "loopback, and ends with the run.",
+    )
+    num_workers: int = _option(
+        0,
+        "How many workers there are at most. The default of 0 takes as many as the "
+        "cluster has room for when the run begins; a number may be more, for nodes "
+        "that come later.",
+    )
+    cpus_per_worker: int = _option(
+        0,
+        "The cores of each worker. The default of 0 takes those of the smallest node, "
+        "shared among its GPUs, and 8 at most: a worker holds the weights once, and "
+        "gains little from more cores than that.",
+    )
+    gpus_per_worker: int = _option(
+        -1,
+        "The GPUs of each worker. The default of -1 takes one where the cluster has "
+        "any, so that there is a worker a GPU, and none elsewhere.",
+    )
+    split_bytes: int = _option(
+        0,
+        "How many bytes of input a worker takes at once; they are cut at line ends, "
+        "and a compressed file never is. The default of 0 takes about a minute's work, "
+        "and less where workers would have none. --resume keeps what the first run "
+        "had.",
+    )
+    worker_timeout: int = _option(
+        900,
+        "Seconds without a line done after which a worker counts as lost, and its "
+        "split goes to another one.",
+    )
+    join: bool = _option(
+        True,
+        "Whether the parts of JSON lines become one file at the end, in order, and "
+        "OUTPUT.parts goes. With false, and always in HDF5 and Parquet, they stay: an "
+        "ordered folder with _manifest.json and _SUCCESS.",
+    )
+    same_cpu: bool = _option(
+        False,
+        "Whether nodes whose arithmetic is not that of the first worker are left out, "
+        "so that the output is byte for byte that of one machine. By default they "
+        "help, within 2e-5, and the manifest says which part is whose.",
+    )
 
     def __post_init__(self) -> None:
         _take_python_values(self)
@@ -373,6 +428,44 @@ class Job:
             )
         if self.resume and self.output_file == "-":
             raise OptionsError("--resume cannot go on in standard output; give a file")
+        self._check_runner()
+
+    def _check_runner(self) -> None:
+        """Refuses what a cluster cannot do, and what only a cluster has a use for."""
+        _check_choice("runner", self.runner, RUNNERS)
+        if self.runner == "local":
+            for name in _OF_CLUSTER:
+                value = getattr(self, name)
+                if value != _default_of(self, name):
+                    shown = str(value).lower() if isinstance(value, bool) else value
+                    raise OptionsError(
+                        f"--{name}={shown} is for --runner=ray; found --runner=local"
+                    )
+            return
+        for name, smallest in _OF_CLUSTER.items():
+            if smallest is not None:
+                _check_at_least(name, getattr(self, name), smallest)
+        if self.output_dir:
+            raise OptionsError(
+                "--runner=ray makes one output, in --output_file; give each input a "
+                "run of its own, or leave out --runner=ray"
+            )
+        if self.shard:
+            raise OptionsError(
+                "--shard: --runner=ray shares the input among its workers itself; "
+                "leave one of the two flags out"
+            )
+        for name, path in (("input", self.input_file), ("output", self.output_file)):
+            if path == "-":
+                raise OptionsError(
+                    f"--{name}_file=-: --runner=ray needs a file that every node sees"
+                )
+        if "://" in self.output_file:
+            raise OptionsError(
+                f"--output_file={self.output_file}: parts are put in their place by "
+                "renaming, which an object store cannot do at once; give a path on a "
+                "file system that every node has mounted, and copy the output"
+            )
 
     def output_files(self, input_files: Sequence[str]) -> list[str]:
         """The outputs of a job that reads so many files.
@@ -401,6 +494,24 @@ class Job:
                 f"format {output_format.name} writes six decimals. Leave it away, or "
                 "give --output_format=parquet or hdf5"
             )
+
+
+# What `Job` has for clusters, and the least value of a number.
+_OF_CLUSTER: dict[str, int | None] = {
+    "ray_address": None,
+    "num_workers": 0,
+    "cpus_per_worker": 0,
+    "gpus_per_worker": -1,
+    "split_bytes": 0,
+    "worker_timeout": 1,
+    "join": None,
+    "same_cpu": None,
+}
+
+
+def _default_of(options: Any, name: str) -> Any:
+    (option,) = (each for each in dataclasses.fields(options) if each.name == name)
+    return option.default
 
 
 def outputs_in(

@@ -30,6 +30,7 @@ from bert_extract import (
 )
 from bert_extract.formats import FORMATS, JSONL
 from bert_extract.loaded_model import LoadedModel
+from bert_extract.output.parts import PartsFolder
 from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import OutputSpec, open_writer
 from support.running import TIMEOUT, flags_for, options_for
@@ -577,6 +578,8 @@ def test_a_glob_leaves_out_what_this_tool_wrote(
     Path("c/a.txt").write_bytes(TEXT)
     Path("c/b.txt.gz").write_bytes(gzip.compress(TEXT))
     Path("c/none.txt").touch()
+    folder = PartsFolder("c/all.parts")
+    folder.begin("run", {}, {})
     for output_file in ("c/all", "c/all", "c/other"):
         log.clear()
         job = Job(
@@ -589,8 +592,8 @@ def test_a_glob_leaves_out_what_this_tool_wrote(
         assert summary.num_lines == 4
     told = [line for line in log.messages if "left out" in line]
     assert told == [
-        "--input_file: left out, for this tool wrote them: c/all, c/all.run.json, "
-        "c/run.json"
+        "--input_file: left out, for this tool wrote them: c/all, c/all.parts, "
+        "c/all.run.json, c/run.json"
     ]
 
 

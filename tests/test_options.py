@@ -126,6 +126,19 @@ def test_an_option_that_cannot_work_is_refused(
             {"output_file": "", "output_dir": "d", "shard": "0/2"},
             "--shard cuts what goes into one output",
         ),
+        ({"runner": "spark"}, "--runner must be one of local, ray"),
+        ({"num_workers": 2}, "--num_workers=2 is for --runner=ray"),
+        ({"join": False}, "--join=false is for --runner=ray"),
+        ({"runner": "ray", "num_workers": -1}, "--num_workers must be at least 0"),
+        ({"runner": "ray", "worker_timeout": 0}, "--worker_timeout must be at least"),
+        ({"runner": "ray", "shard": "0/2"}, "shares the input among its workers"),
+        ({"runner": "ray", "input_file": "-"}, "--input_file=-: --runner=ray needs"),
+        ({"runner": "ray", "output_file": "-"}, "--output_file=-: --runner=ray needs"),
+        ({"runner": "ray", "output_file": "gs://b/o"}, "an object store cannot"),
+        (
+            {"runner": "ray", "output_file": "", "output_dir": "o"},
+            "--runner=ray makes one output",
+        ),
     ],
 )
 def test_a_job_that_cannot_work_is_refused(

@@ -72,7 +72,7 @@ class PartialWriter:
         self._converted = self._partial + ".whole"
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
-        self._fingerprint = _as_read_back(fingerprint)
+        self._fingerprint = as_read_back(fingerprint)
         self._num_records = 0
         self._text_size = 0
         self._crc = 0  # of the first num_bytes
@@ -438,10 +438,32 @@ def complete_run(path: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
     if not os.path.isfile(path) or os.path.exists(path + ".partial.run.json"):
         return None
     try:
-        done = _complete_run(path, path + ".run.json", _as_read_back(fingerprint))
+        done = _complete_run(path, path + ".run.json", as_read_back(fingerprint))
     except OutputError:
         return None
     return None if done is None else (done.num_records, done.num_bytes)
+
+
+def told_fingerprint(path: str) -> dict[str, Any] | None:
+    """What a run file says of the run; None if it is missing or broken."""
+    run_file = read_run_file(path)
+    return None if run_file is None else run_file.fingerprint
+
+
+def refuse_difference(
+    was: Mapping[str, Any], now: Mapping[str, Any], path: str
+) -> None:
+    """Refuses to go on with what another run made.
+
+    Args:
+      was: the fingerprint of that run, read from JSON.
+      now: the fingerprint of this one.
+      path: what that run made.
+
+    Raises:
+      OutputError: they differ; the message says in what.
+    """
+    _refuse_difference(was, as_read_back(now), path)
 
 
 def _complete_run(
@@ -472,7 +494,11 @@ def _complete_run(
 
 
 def _check_fingerprint(found: RunFile, fingerprint: dict[str, Any], path: str) -> None:
-    found_differences = differences(found.fingerprint, fingerprint)
+    _refuse_difference(found.fingerprint, fingerprint, path)
+
+
+def _refuse_difference(was: Mapping[str, Any], now: dict[str, Any], path: str) -> None:
+    found_differences = differences(was, now)
     if found_differences:
         raise OutputError(
             f"{path}: --resume cannot go on, it was made by a different run:\n"
@@ -482,8 +508,8 @@ def _check_fingerprint(found: RunFile, fingerprint: dict[str, Any], path: str) -
         )
 
 
-def _as_read_back(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The fingerprint as JSON gives it back: with lists for tuples."""
+def as_read_back(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Gives a fingerprint as JSON gives it back: with lists for tuples."""
     read_back: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
     return read_back
 

@@ -97,7 +97,13 @@ ORDER = (
     "jobs",
     # cluster
     "cluster.plan",
+    "cluster.messages",
+    "cluster.worker",
+    "cluster.actor",
+    "cluster.ray_cluster",
+    "cluster.dispatch",
     "cluster.join",
+    "cluster.driver",
     # the trunk
     "extractor",
     "process",
@@ -119,7 +125,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "output": ("text", "inputs", "model"),
     "network": ("text", "tokenization", "model", "inputs", "checkpoints"),
     "inspecting": ("output",),
-    "cluster": ("text", "output"),
+    "cluster": ("text", "model", "output"),
 }
 # The wing that does whole jobs, and so stands upon the trunk's rooms that do them.
 UPPER_WING = "cluster"
@@ -145,6 +151,8 @@ WITH_TENSORFLOW = (
     "loaded_model",
     "engine",
     "jobs",
+    "cluster.worker",
+    "cluster.driver",
     "extractor",
 )
 
