@@ -1,11 +1,11 @@
 """Examples -> encoded records: a model at work, with every core busy.
 
-    reader thread    Examples -> Features, cut into windows
+    reader thread    Examples -> Features, cut into stretches
     compute threads  Batch -> the model's layers      (one a core, or two a GPU)
     encode           Layers -> records -> bytes       (the same threads on a CPU)
     the caller       takes what was encoded, in input order
 
-At most two windows are in flight, so memory does not grow with the corpus.
+At most two stretches are in flight, so memory does not grow with the corpus.
 """
 
 import time
@@ -55,13 +55,13 @@ _GPU_SLOTS = 16384
 _GPU_LENGTH_MULTIPLE = 8
 # Batches in flight on a GPU, so that one is copied while another is computed.
 _THREADS_PER_GPU = 2
-# The vectors of one window, in bytes. Two windows are in flight.
-_WINDOW_BYTES = 192 << 20
-_MIN_WINDOW_TOKENS = 4096
+# The vectors of one stretch, in bytes. Two stretches are in flight.
+_STRETCH_BYTES = 192 << 20
+_MIN_STRETCH_TOKENS = 4096
 # More tokens fill more batches, but hold more memory the longer the input is, up to
-# two windows; a GPU's batches need them.
-_MAX_WINDOW_TOKENS = 32768
-_MAX_WINDOW_TOKENS_GPU = 65536
+# two stretches; a GPU's batches need them.
+_MAX_STRETCH_TOKENS = 32768
+_MAX_STRETCH_TOKENS_GPU = 65536
 Encoded = TypeVar("Encoded")
 
 
@@ -147,14 +147,14 @@ class Engine:
         arrivals = Arrivals(examples, _PATIENCE, _num_chars)
         source = arrivals if may_pause else examples
         features = _counted(self._features(source, summary, keeps_line), work)
-        windows = batching.windows(features, self._window_tokens())
+        stretches = batching.stretches(features, self._stretch_tokens())
         try:
-            for group in pipeline.run(windows):
+            for group in pipeline.run(stretches):
                 encoded, num_slots = group.encoded
                 summary.num_slots += num_slots
                 for line in group.lines:
                     summary.count(line)
-                yield EncodedGroup(group.lines, encoded, group.ends_window)
+                yield EncodedGroup(group.lines, encoded, group.ends_stretch)
                 devices.check_process()  # whoever took it may have forked
         finally:
             arrivals.close()
@@ -226,20 +226,20 @@ class Engine:
                 )
             yield line
 
-    def _window_tokens(self) -> int:
-        return window_tokens(self.model.layer_plan, self._is_gpu)
+    def _stretch_tokens(self) -> int:
+        return stretch_tokens(self.model.layer_plan, self._is_gpu)
 
-    def _plan(self, window: Sequence[Features]) -> list[list[int]]:
-        lengths = [self._padded_length(line) for line in window]
+    def _plan(self, stretch: Sequence[Features]) -> list[list[int]]:
+        lengths = [self._padded_length(line) for line in stretch]
         return batching.plan_batches(lengths, self._max_slots(sum(lengths)))
 
-    def _max_slots(self, window_slots: int) -> int:
-        """The most token slots of one batch of a window that has so many."""
+    def _max_slots(self, stretch_slots: int) -> int:
+        """The most token slots of one batch of a stretch that has so many."""
         options = self.model.options
         allowed = options.batch_size * options.max_seq_length
         if self._is_gpu:
             return min(allowed, _GPU_SLOTS)
-        share = window_slots // (_BATCHES_PER_THREAD * self.model.num_threads)
+        share = stretch_slots // (_BATCHES_PER_THREAD * self.model.num_threads)
         return min(allowed, _CPU_SLOTS, max(share, _LEAST_CPU_SLOTS))
 
     def _padded_length(self, line: Features) -> int:
@@ -299,11 +299,11 @@ class Engine:
         return self.model.num_threads
 
 
-def window_tokens(plan: LayerPlan, is_gpu: bool) -> int:
-    """How many tokens a window has whose vectors all wait in memory."""
+def stretch_tokens(plan: LayerPlan, is_gpu: bool) -> int:
+    """How many tokens a stretch has whose vectors all wait in memory."""
     bytes_per_token = max(1, plan.num_kept_layers) * plan.vector_size * 4
-    most = _MAX_WINDOW_TOKENS_GPU if is_gpu else _MAX_WINDOW_TOKENS
-    return min(max(_WINDOW_BYTES // bytes_per_token, _MIN_WINDOW_TOKENS), most)
+    most = _MAX_STRETCH_TOKENS_GPU if is_gpu else _MAX_STRETCH_TOKENS
+    return min(max(_STRETCH_BYTES // bytes_per_token, _MIN_STRETCH_TOKENS), most)
 
 
 def _chunks(

@@ -320,7 +320,7 @@ def _write(
             num_records = sum(line.is_last for line in lines)
             is_whole = lines[-1].is_last
             writer.write(group.encoded, num_records, is_whole, text_size)
-            if group.ends_window:
+            if group.ends_stretch:
                 watch.check()  # what is durable can be trusted
                 writer.commit()
             if not forecast.is_over:

@@ -1,11 +1,11 @@
-"""Windows -> encoded groups of records, in input order, by a pool of threads.
+"""Stretches -> encoded groups of records, in input order, by a pool of threads.
 
-    reader thread     windows of groups of consecutive lines, at most two in flight
+    reader thread     stretches of groups of consecutive lines, at most two in flight
     compute threads   batch -> the model's outputs, any order, long lines first
     encode threads    group -> whatever the writer takes; begun in order
     the caller        takes the groups in order
 
-It knows nothing of BERT and nothing of files. What it bounds: windows in flight, and
+It knows nothing of BERT and nothing of files. What it bounds: stretches in flight, and
 groups that were encoded but not yet taken; so a slow writer slows the rest, and
 memory never grows with the corpus.
 """
@@ -21,8 +21,8 @@ Line = TypeVar("Line")
 Output = TypeVar("Output")
 Encoded = TypeVar("Encoded")
 
-# One window is computed while the one before it is encoded and written.
-_MAX_WINDOWS = 2
+# One stretch is computed while the one before it is encoded and written.
+_MAX_STRETCHES = 2
 # How long the caller waits before it looks again: signals are handled between waits.
 _POLL_SECONDS = 0.2
 
@@ -33,11 +33,11 @@ class EncodedGroup(Generic[Line, Encoded]):
 
     lines: Sequence[Line]
     encoded: Encoded  # what became of them
-    ends_window: bool
+    ends_stretch: bool
 
 
-class _Window(Generic[Line, Output, Encoded]):
-    """The state of one window; guarded by the pipeline's lock."""
+class _Stretch(Generic[Line, Output, Encoded]):
+    """The state of one stretch; guarded by the pipeline's lock."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class _Window(Generic[Line, Output, Encoded]):
             self.group_of += [number] * len(group)
         # Outputs that a group waits for: a line may be in no batch.
         self.num_missing = [0] * len(self.groups)
-        for places in batches:
-            for place in places:
-                self.num_missing[self.group_of[place]] += 1
+        for line_indexes in batches:
+            for line_index in line_indexes:
+                self.num_missing[self.group_of[line_index]] += 1
         self.next_to_encode = 0
         self.encoded: dict[int, Encoded] = {}
         self.failed: dict[int, BaseException] = {}
@@ -79,7 +79,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
         """Makes a pipeline; its threads start with `run`.
 
         Args:
-          plan: divides a window's lines into batches, each the places of its lines.
+          plan: divides a stretch's lines into batches, each the indexes of its lines.
             What is in no batch is not computed.
           compute: (number of the thread, lines of a batch) -> one output for each.
           encode: a group of consecutive lines and their outputs (None for a line in
@@ -98,7 +98,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
 
         self._changed = threading.Condition()
         # All below is guarded by it.
-        self._windows: deque[_Window[Line, Output, Encoded]] = deque()
+        self._stretches: deque[_Stretch[Line, Output, Encoded]] = deque()
         self._num_encoded = 0  # groups that are encoded, or being so, and not taken
         self._all_read = False
         self._read_error: BaseException | None = None
@@ -106,16 +106,16 @@ class Pipeline(Generic[Line, Output, Encoded]):
         self._stopped = False
 
     def run(
-        self, windows: Iterable[Sequence[Sequence[Line]]]
+        self, stretches: Iterable[Sequence[Sequence[Line]]]
     ) -> Iterator[EncodedGroup[Line, Encoded]]:
         """Yields the groups in order.
 
-        A window is a sequence of groups, each with one line or more.
+        A stretch is a sequence of groups, each with one line or more.
 
-        An error of the windows' source or of encode is raised after everything
+        An error of the stretches' source or of encode is raised after everything
         before it; an error of compute as soon as it is seen.
         """
-        threads = [threading.Thread(target=self._read, args=(windows,), daemon=True)]
+        threads = [threading.Thread(target=self._read, args=(stretches,), daemon=True)]
         can_encode = self._num_encode_threads == 0
         for number in range(self._num_compute_threads):
             args = (number, True, can_encode)
@@ -141,53 +141,53 @@ class Pipeline(Generic[Line, Output, Encoded]):
 
     def _take(self) -> Iterator[EncodedGroup[Line, Encoded]]:
         """Waits for the groups in order and yields them."""
-        while (window := self._first_window()) is not None:
-            for number, group in enumerate(window.groups):
+        while (stretch := self._first_stretch()) is not None:
+            for number, group in enumerate(stretch.groups):
                 with self._changed:
                     while (
-                        number not in window.encoded
-                        and number not in window.failed
+                        number not in stretch.encoded
+                        and number not in stretch.failed
                         and self._error is None
                     ):
                         self._changed.wait(_POLL_SECONDS)
-                    if number in window.failed:
-                        raise window.failed[number]
+                    if number in stretch.failed:
+                        raise stretch.failed[number]
                     if self._error is not None:
                         raise self._error
-                    encoded = window.encoded.pop(number)
+                    encoded = stretch.encoded.pop(number)
                     self._num_encoded -= 1
                     self._changed.notify_all()
-                lines = window.lines[group.start : group.stop]
-                ends_window = number == len(window.groups) - 1
-                yield EncodedGroup(lines, encoded, ends_window)
+                lines = stretch.lines[group.start : group.stop]
+                ends_stretch = number == len(stretch.groups) - 1
+                yield EncodedGroup(lines, encoded, ends_stretch)
             with self._changed:
-                self._windows.popleft()
+                self._stretches.popleft()
                 self._changed.notify_all()
         if self._read_error is not None:
             raise self._read_error
 
-    def _first_window(self) -> _Window[Line, Output, Encoded] | None:
+    def _first_stretch(self) -> _Stretch[Line, Output, Encoded] | None:
         with self._changed:
-            while not self._windows and not self._all_read and self._error is None:
+            while not self._stretches and not self._all_read and self._error is None:
                 self._changed.wait(_POLL_SECONDS)
             if self._error is not None:
                 raise self._error
-            return self._windows[0] if self._windows else None
+            return self._stretches[0] if self._stretches else None
 
-    def _read(self, windows: Iterable[Sequence[Sequence[Line]]]) -> None:
+    def _read(self, stretches: Iterable[Sequence[Sequence[Line]]]) -> None:
         """The reader thread."""
         try:
-            for groups in windows:
+            for groups in stretches:
                 lines = [line for group in groups for line in group]
-                window = _Window[Line, Output, Encoded](
+                stretch = _Stretch[Line, Output, Encoded](
                     groups, lines, self._plan(lines)
                 )
                 with self._changed:
-                    while len(self._windows) >= _MAX_WINDOWS and not self._stopped:
+                    while len(self._stretches) >= _MAX_STRETCHES and not self._stopped:
                         self._changed.wait()
                     if self._stopped:
                         return
-                    self._windows.append(window)
+                    self._stretches.append(stretch)
                     self._changed.notify_all()
         except BaseException as error:  # raised again in the caller's thread
             self._read_error = error
@@ -214,60 +214,62 @@ class Pipeline(Generic[Line, Output, Encoded]):
         """Waits for work; a group that is ready comes before another batch."""
         with self._changed:
             while not self._stopped and self._error is None:
-                for window in self._windows:
-                    if can_encode and self._may_encode(window):
-                        group_number = window.next_to_encode
-                        window.next_to_encode += 1
+                for stretch in self._stretches:
+                    if can_encode and self._may_encode(stretch):
+                        group_number = stretch.next_to_encode
+                        stretch.next_to_encode += 1
                         self._num_encoded += 1
-                        return lambda: self._encode_group(window, group_number)
-                    if can_compute and window.batches:
-                        places = window.batches.popleft()
-                        return lambda: self._run_batch(window, places, thread_number)
+                        return lambda: self._encode_group(stretch, group_number)
+                    if can_compute and stretch.batches:
+                        line_indexes = stretch.batches.popleft()
+                        return lambda: self._run_batch(
+                            stretch, line_indexes, thread_number
+                        )
                 if self._all_read and not any(
-                    window.batches or window.next_to_encode < len(window.groups)
-                    for window in self._windows
+                    stretch.batches or stretch.next_to_encode < len(stretch.groups)
+                    for stretch in self._stretches
                 ):
                     break
                 self._changed.wait()
         return None
 
-    def _may_encode(self, window: _Window[Line, Output, Encoded]) -> bool:
-        # Only the first window may: its groups are the next to be taken, so a bound
+    def _may_encode(self, stretch: _Stretch[Line, Output, Encoded]) -> bool:
+        # Only the first stretch may: its groups are the next to be taken, so a bound
         # on how many are waiting cannot keep back the one that is waited for.
         return (
-            window is self._windows[0]
-            and window.next_to_encode < len(window.groups)
-            and window.num_missing[window.next_to_encode] == 0
+            stretch is self._stretches[0]
+            and stretch.next_to_encode < len(stretch.groups)
+            and stretch.num_missing[stretch.next_to_encode] == 0
             and self._num_encoded < self._max_encoded
         )
 
     def _run_batch(
         self,
-        window: _Window[Line, Output, Encoded],
-        places: list[int],
+        stretch: _Stretch[Line, Output, Encoded],
+        line_indexes: list[int],
         thread_number: int,
     ) -> None:
-        outputs = self._compute(thread_number, [window.lines[p] for p in places])
+        outputs = self._compute(thread_number, [stretch.lines[i] for i in line_indexes])
         with self._changed:
-            for place, output in zip(places, outputs, strict=True):
-                window.outputs[place] = output
-                window.num_missing[window.group_of[place]] -= 1
+            for line_index, output in zip(line_indexes, outputs, strict=True):
+                stretch.outputs[line_index] = output
+                stretch.num_missing[stretch.group_of[line_index]] -= 1
             self._changed.notify_all()
 
     def _encode_group(
-        self, window: _Window[Line, Output, Encoded], group_number: int
+        self, stretch: _Stretch[Line, Output, Encoded], group_number: int
     ) -> None:
-        group = window.groups[group_number]
-        lines = window.lines[group.start : group.stop]
+        group = stretch.groups[group_number]
+        lines = stretch.lines[group.start : group.stop]
         try:
-            encoded = self._encode(lines, window.outputs[group.start : group.stop])
+            encoded = self._encode(lines, stretch.outputs[group.start : group.stop])
         except BaseException as error:  # raised again when the group's turn comes
             with self._changed:
-                window.failed[group_number] = error
+                stretch.failed[group_number] = error
                 self._changed.notify_all()
             return
         with self._changed:
-            for place in group:
-                window.outputs[place] = None  # the vectors may go now
-            window.encoded[group_number] = encoded
+            for line_index in group:
+                stretch.outputs[line_index] = None  # the vectors may go now
+            stretch.encoded[group_number] = encoded
             self._changed.notify_all()

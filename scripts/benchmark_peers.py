@@ -6,7 +6,7 @@
     benchmark_peers.py count ...          the real tokens of a text
     benchmark_peers.py picture ...        a benchmark's result as a picture
 
-Every peer gets the frame that its users end up with: windows of the text sorted by
+Every peer gets the frame that its users end up with: stretches of the text sorted by
 length, batches of a number of tokens, a few threads that compute while others write
 JSON with orjson, lines back in their order.
 """
@@ -42,8 +42,8 @@ from benchmark_worker import (
     serve,
 )
 
-WINDOW_LINES = 1024  # sorted by length together
-MAX_WINDOWS_AHEAD = 2  # computed before the oldest is written
+STRETCH_LINES = 1024  # sorted by length together
+MAX_STRETCHES_AHEAD = 2  # computed before the oldest is written
 
 # What a contender is made of: the versions that the table names.
 PACKAGES = {
@@ -123,34 +123,34 @@ class Frame:
     def run(self, input_file: str, output_file: str) -> dict[str, Any]:
         """Writes the vectors of every line, and counts real tokens."""
         num_tokens = num_lines = 0
-        windows: deque[list[Future[Lines]]] = deque()
+        stretches: deque[list[Future[Lines]]] = deque()
         with (
             open(input_file, encoding="utf-8") as lines,
             open(output_file, "wb") as out,
         ):
-            while texts := list(islice(lines, WINDOW_LINES)):
+            while texts := list(islice(lines, STRETCH_LINES)):
                 encodings = self._tokenizer.encode_batch_fast(
                     [text.rstrip("\n") for text in texts]
                 )
                 num_tokens += sum(map(len, encodings))
-                window = list(enumerate((e.ids for e in encodings), num_lines))
-                batches = self._batches(window)
-                windows.append([self._pool.submit(self._write, b) for b in batches])
+                stretch = list(enumerate((e.ids for e in encodings), num_lines))
+                batches = self._batches(stretch)
+                stretches.append([self._pool.submit(self._write, b) for b in batches])
                 num_lines += len(texts)
-                if len(windows) > MAX_WINDOWS_AHEAD:
-                    out.writelines(_in_order(windows.popleft()))
-            for futures in windows:
+                if len(stretches) > MAX_STRETCHES_AHEAD:
+                    out.writelines(_in_order(stretches.popleft()))
+            for futures in stretches:
                 out.writelines(_in_order(futures))
             make_durable(out)
         return {"num_tokens": num_tokens, "num_lines": num_lines}
 
-    def _batches(self, window: Batch) -> Iterator[Batch]:
+    def _batches(self, stretch: Batch) -> Iterator[Batch]:
         """The longest lines first, so that all threads end together."""
-        window.sort(key=lambda line: -len(line[1]))
+        stretch.sort(key=lambda line: -len(line[1]))
         start = 0
-        while start < len(window):
-            num_rows = max(1, self._num_slots // len(window[start][1]))
-            yield window[start : start + num_rows]
+        while start < len(stretch):
+            num_rows = max(1, self._num_slots // len(stretch[start][1]))
+            yield stretch[start : start + num_rows]
             start += num_rows
 
 
@@ -195,8 +195,8 @@ def _line(
     return line
 
 
-def _in_order(window: list[Future[Lines]]) -> Iterator[bytes]:
-    lines = dict(line for future in window for line in future.result())
+def _in_order(stretch: list[Future[Lines]]) -> Iterator[bytes]:
+    lines = dict(line for future in stretch for line in future.result())
     return (lines[number] for number in sorted(lines))
 
 

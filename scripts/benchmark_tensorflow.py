@@ -106,11 +106,11 @@ class _Encoder:
                 for number, line in enumerate(lines)
             ]
         features = self._engine._features(examples, Summary(), keeps_line=False)
-        windows = batching.windows(features, self._engine._window_tokens())
+        stretches = batching.stretches(features, self._engine._stretch_tokens())
         return self._encode(
             [
                 batch
-                for groups in windows
+                for groups in stretches
                 for batch in self._cut([line for group in groups for line in group])
             ]
         )
@@ -122,15 +122,15 @@ class _Encoder:
         all_ids = rng.integers(0, self._engine.model.config.vocab_size, shape, np.int32)
         token_type_ids = np.zeros(MAX_SEQ_LENGTH, np.int32)
         part = LinePart(TakenTokens(0, MAX_SEQ_LENGTH))
-        window = [
+        stretch = [
             Features(number, input_ids, token_type_ids, False, False, part)
             for number, input_ids in enumerate(all_ids)
         ]
-        return self._encode(self._cut(window))
+        return self._encode(self._cut(stretch))
 
-    def _cut(self, window: Sequence[Features]) -> list[list[Features]]:
-        batches = self._engine._plan(window)
-        return [[window[place] for place in places] for places in batches]
+    def _cut(self, stretch: Sequence[Features]) -> list[list[Features]]:
+        batches = self._engine._plan(stretch)
+        return [[stretch[i] for i in line_indexes] for line_indexes in batches]
 
     def _encode(self, batches: Sequence[Sequence[Features]]) -> dict[str, Any]:
         waiting = deque(batches)

@@ -151,7 +151,7 @@ def test_a_run_that_dies_at_a_chosen_point(
     kept = check_resumed(command, flags, whole, folder)
     if name in ("rename", "convert"):
         assert kept == NUM_LINES
-    if name == "flush":  # at the end of a window; the ones before it are durable
+    if name == "flush":  # at the end of a stretch; those before it are durable
         assert kept >= (number - 1) * WINDOW_LINES
 
 

@@ -43,7 +43,7 @@ def test_counts_go_up_as_groups_are_given(tiny: Engine) -> None:
     counts = []
     for group in tiny.run(examples, records_of, summary):
         assert len(group.lines) == len(group.encoded)
-        counts.append((summary.num_lines, summary.num_pairs, group.ends_window))
+        counts.append((summary.num_lines, summary.num_pairs, group.ends_stretch))
     # Every other text_b is empty: no pair, as the original counts.
     assert counts == [(8, 4, False), (16, 8, False), (20, 10, True)]
     assert summary.num_tokens == 10 * 4 + 10 * 7
@@ -89,16 +89,16 @@ def test_a_layer_asked_for_twice_is_computed_once(tiny_bert: Path) -> None:
     assert not np.array_equal(record.layers[0], record.layers[2])
 
 
-def test_windows_hold_so_much_and_no_more(tiny: Engine) -> None:
-    def window_tokens(layers: str, hidden_size: int) -> int:
+def test_stretches_hold_so_much_and_no_more(tiny: Engine) -> None:
+    def stretch_tokens(layers: str, hidden_size: int) -> int:
         config = BertConfig(200, hidden_size, 2, 12, 40, "gelu", 160, 2)
         plan = LayerPlan.of(Options(model_dir="bert", layers=layers), config)
-        return engine.window_tokens(plan, is_gpu=False)
+        return engine.stretch_tokens(plan, is_gpu=False)
 
-    assert tiny._window_tokens() == 32768
-    assert window_tokens("all", 768) == 32768
-    assert window_tokens("all,embeddings", 3072) == 5461
-    assert window_tokens("all,embeddings", 76_800) == 4096
+    assert tiny._stretch_tokens() == 32768
+    assert stretch_tokens("all", 768) == 32768
+    assert stretch_tokens("all,embeddings", 3072) == 5461
+    assert stretch_tokens("all,embeddings", 76_800) == 4096
 
 
 def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:

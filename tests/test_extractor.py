@@ -275,7 +275,7 @@ def test_extract_is_lazy(extractor: FeatureExtractor) -> None:
     assert num_taken == 0
     for index in range(100):
         assert next(records).linex_index == index
-    # Three windows of 32,768 tokens, seven tokens a line, a chunk of lines, and those
+    # Three stretches of 32,768 tokens, seven tokens a line, a chunk of lines, and those
     # that are waited for.
     assert num_taken < 3 * (32768 // 7 + 8) + 512 + 8 + 256
     del records  # and its threads end

@@ -405,7 +405,7 @@ def test_more_text_than_a_format_takes_is_refused(
 def test_text_is_counted_from_the_beginning_when_a_run_goes_on(
     model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 1)
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 1)
     (tmp_path / "in.txt").write_bytes(b"the river bank\n" * 20)
     output = tmp_path / "out.h5"
     # A line takes 14 + 2 + 40 bytes: 16 of them are whole groups, the rest is not.

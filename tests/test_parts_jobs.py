@@ -88,8 +88,8 @@ def test_batches_and_threads_change_no_byte(
     whole = runner.whole(kind)
     options = {**KINDS[kind], "batch_size": 2, "num_threads": 5}
     other = OpenedModel(options_for(tiny_bert, **options))
-    # Pipeline windows of a few groups, too.
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 20)
+    # Stretches of a few groups, too.
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 20)
     assert runner.run(other, f"{kind}.other.jsonl").read_bytes() == whole
 
 
@@ -113,7 +113,7 @@ def test_a_run_goes_on_wherever_it_was_stopped(
 ) -> None:
     """Also in the middle of a long line, which is then begun again."""
     whole = runner.whole(kind, suffix)
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 1)
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 1)
     for number in (1, 6, 9):
         run_groups = Engine.run
 

@@ -11,16 +11,16 @@ from bert_extract.pipeline import EncodedGroup, Pipeline
 
 # Far longer than anything here takes: a deadlock must fail, not hang.
 PATIENCE = 20.0
-NUM_WINDOWS = 5
+NUM_STRETCHES = 5
 
 
 class Broken(Exception):
     pass
 
 
-def plan_longest_first(window: Sequence[int]) -> list[list[int]]:
-    """Batches of three lines, the last lines of the window first."""
-    places = list(range(len(window)))[::-1]
+def plan_longest_first(stretch: Sequence[int]) -> list[list[int]]:
+    """Batches of three lines, the last lines of the stretch first."""
+    places = list(range(len(stretch)))[::-1]
     return [places[i : i + 3] for i in range(0, len(places), 3)]
 
 
@@ -49,11 +49,11 @@ def make_pipeline(
     )
 
 
-def windows_of(
-    size: int, num_windows: int = NUM_WINDOWS
+def stretches_of(
+    size: int, num_stretches: int = NUM_STRETCHES
 ) -> Iterator[list[Sequence[int]]]:
-    """Windows of so many lines, in groups of four."""
-    for start in range(0, size * num_windows, size):
+    """Stretches of so many lines, in groups of four."""
+    for start in range(0, size * num_stretches, size):
         end = start + size
         yield [range(i, min(i + 4, end)) for i in range(start, end, 4)]
 
@@ -74,26 +74,26 @@ def no_thread_is_left() -> Iterator[None]:
 
 @pytest.mark.parametrize("num_compute_threads", [1, 2, 7])
 @pytest.mark.parametrize("num_encode_threads", [0, 1, 3])
-@pytest.mark.parametrize("window_size", [1, 4, 10, 64])
+@pytest.mark.parametrize("stretch_size", [1, 4, 10, 64])
 def test_groups_come_in_order_with_their_own_outputs(
-    num_compute_threads: int, num_encode_threads: int, window_size: int
+    num_compute_threads: int, num_encode_threads: int, stretch_size: int
 ) -> None:
     pipeline = make_pipeline(
         num_compute_threads=num_compute_threads, num_encode_threads=num_encode_threads
     )
-    groups = list(pipeline.run(windows_of(window_size)))
+    groups = list(pipeline.run(stretches_of(stretch_size)))
     lines = [line for group in groups for line in group.lines]
-    assert lines == [*range(window_size * NUM_WINDOWS)]
+    assert lines == [*range(stretch_size * NUM_STRETCHES)]
     assert [entry for group in groups for entry in group.encoded] == [
         (line, 2 * line) for line in lines
     ]
-    assert sum(group.ends_window for group in groups) == NUM_WINDOWS
+    assert sum(group.ends_stretch for group in groups) == NUM_STRETCHES
     for group in groups:
-        assert group.ends_window == ((group.lines[-1] + 1) % window_size == 0)
-        assert len(group.lines) == 4 or group.ends_window
+        assert group.ends_stretch == ((group.lines[-1] + 1) % stretch_size == 0)
+        assert len(group.lines) == 4 or group.ends_stretch
 
 
-def test_no_window_gives_no_group() -> None:
+def test_no_stretch_gives_no_group() -> None:
     assert list(make_pipeline().run([])) == []
 
 
@@ -107,13 +107,13 @@ def test_an_output_that_is_false_is_an_output() -> None:
 def test_groups_are_of_any_size_and_a_line_may_be_in_no_batch(
     num_encode_threads: int,
 ) -> None:
-    def plan(window: Sequence[int]) -> list[list[int]]:
-        return [[place] for place, line in enumerate(window) if line % 3]
+    def plan(stretch: Sequence[int]) -> list[list[int]]:
+        return [[place] for place, line in enumerate(stretch) if line % 3]
 
-    windows = [[[0, 1], [2], [3]], [[6], [9]], [[4, 5, 6, 7]]]
+    stretches = [[[0, 1], [2], [3]], [[6], [9]], [[4, 5, 6, 7]]]
     pipeline = make_pipeline(plan=plan, num_encode_threads=num_encode_threads)
-    groups = list(pipeline.run(windows))
-    assert [group.lines for group in groups] == [g for w in windows for g in w]
+    groups = list(pipeline.run(stretches))
+    assert [group.lines for group in groups] == [g for w in stretches for g in w]
     assert [group.encoded for group in groups] == [
         *([(0, None), (1, 2)], [(2, 4)], [(3, None)], [(6, None)], [(9, None)]),
         [(4, 8), (5, 10), (6, None), (7, 14)],
@@ -135,7 +135,7 @@ def test_a_group_may_wait_for_those_before_it(num_encode_threads: int) -> None:
     pipeline = make_pipeline(
         encode=encode, num_compute_threads=4, num_encode_threads=num_encode_threads
     )
-    encoded = [group.encoded for group in pipeline.run(windows_of(32))]
+    encoded = [group.encoded for group in pipeline.run(stretches_of(32))]
     assert encoded == [*range(40)]
 
 
@@ -149,7 +149,7 @@ def test_batches_are_computed_on_threads_with_their_numbers() -> None:
         seen.add((thread, threading.current_thread().name))
         return list(lines)
 
-    list(make_pipeline(compute=compute).run(windows_of(6, 1)))
+    list(make_pipeline(compute=compute).run(stretches_of(6, 1)))
     assert {number for number, _ in seen} == {0, 1}
     assert threading.current_thread().name not in {name for _, name in seen}
 
@@ -159,11 +159,11 @@ def test_a_slow_consumer_holds_back_everything(num_encode_threads: int) -> None:
     num_read = num_computed = num_encoded = 0
     lock = threading.Lock()
 
-    def windows() -> Iterator[list[Sequence[int]]]:
+    def stretches() -> Iterator[list[Sequence[int]]]:
         nonlocal num_read
-        for window in windows_of(400, num_windows=50):
+        for stretch in stretches_of(400, num_stretches=50):
             num_read += 1
-            yield window
+            yield stretch
 
     def compute(thread: int, lines: Sequence[int]) -> list[int]:
         nonlocal num_computed
@@ -180,16 +180,16 @@ def test_a_slow_consumer_holds_back_everything(num_encode_threads: int) -> None:
     pipeline = make_pipeline(
         compute=compute, encode=encode, num_encode_threads=num_encode_threads
     )
-    groups = pipeline.run(windows())
+    groups = pipeline.run(stretches())
     next(groups)
-    # Two windows in flight, and one that the reader holds in its hand.
+    # Two stretches in flight, and one that the reader holds in its hand.
     wait_until(lambda: num_read == 3 and num_computed == 800 and num_encoded == 5)
     time.sleep(0.05)
     assert (num_read, num_computed, num_encoded) == (3, 800, 1 + 2 * 2)
     assert sum(group.encoded for group in groups) == 50 * 400 - 4
 
 
-def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
+def test_encoding_goes_on_while_the_next_stretch_is_computed() -> None:
     second_computed = threading.Event()
 
     def compute(thread: int, lines: Sequence[int]) -> list[int]:
@@ -201,16 +201,16 @@ def test_encoding_goes_on_while_the_next_window_is_computed() -> None:
         return second_computed.wait(PATIENCE)
 
     pipeline = make_pipeline(compute=compute, encode=encode, num_encode_threads=1)
-    assert [group.encoded for group in pipeline.run(windows_of(4, 2))] == [True] * 2
+    assert [group.encoded for group in pipeline.run(stretches_of(4, 2))] == [True] * 2
 
 
 def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
-    def windows() -> Iterator[list[Sequence[int]]]:
-        yield from windows_of(8, 3)
+    def stretches() -> Iterator[list[Sequence[int]]]:
+        yield from stretches_of(8, 3)
         raise Broken("line 25")
 
     seen: list[int] = []
-    groups = make_pipeline().run(windows())
+    groups = make_pipeline().run(stretches())
     with pytest.raises(Broken, match="line 25"):
         seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(24)]
@@ -218,13 +218,13 @@ def test_an_error_of_the_reader_comes_after_what_was_read() -> None:
 
 
 def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
-    def plan(window: Sequence[int]) -> list[list[int]]:
-        if window[0] == 8:
+    def plan(stretch: Sequence[int]) -> list[list[int]]:
+        if stretch[0] == 8:
             raise Broken("plan")
-        return plan_longest_first(window)
+        return plan_longest_first(stretch)
 
     seen: list[int] = []
-    groups = make_pipeline(plan=plan).run(windows_of(8))
+    groups = make_pipeline(plan=plan).run(stretches_of(8))
     with pytest.raises(Broken, match="plan"):
         seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(8)]
@@ -248,7 +248,7 @@ def test_the_first_line_that_cannot_be_encoded_is_the_one_named(
 
     pipeline = make_pipeline(encode=encode, num_encode_threads=num_encode_threads)
     seen: list[int] = []
-    groups = pipeline.run(windows_of(40, num_windows=1000))
+    groups = pipeline.run(stretches_of(40, num_stretches=1000))
     with pytest.raises(Broken, match="line 12"):
         seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(12)]
@@ -264,7 +264,7 @@ def test_an_error_of_compute_ends_the_run(num_encode_threads: int) -> None:
 
     pipeline = make_pipeline(compute=compute, num_encode_threads=num_encode_threads)
     seen: list[int] = []
-    groups = pipeline.run(windows_of(8, num_windows=1000))
+    groups = pipeline.run(stretches_of(8, num_stretches=1000))
     with pytest.raises(Broken, match="compute"):
         seen.extend(line for group in groups for line in group.lines)
     # Whole groups from the beginning, none after the error.
@@ -278,7 +278,9 @@ def test_the_first_of_several_errors_is_raised() -> None:
         raise Broken(f"thread {thread}")
 
     with pytest.raises(Broken, match=r"thread [0-6]"):
-        list(make_pipeline(compute=compute, num_compute_threads=7).run(windows_of(64)))
+        list(
+            make_pipeline(compute=compute, num_compute_threads=7).run(stretches_of(64))
+        )
 
 
 @pytest.mark.parametrize("num_taken", [0, 1, 5])
@@ -288,13 +290,13 @@ def test_a_run_that_is_closed_early_ends(
 ) -> None:
     num_read = 0
 
-    def windows() -> Iterator[list[Sequence[int]]]:
+    def stretches() -> Iterator[list[Sequence[int]]]:
         nonlocal num_read
-        for window in windows_of(8, num_windows=10**9):
+        for stretch in stretches_of(8, num_stretches=10**9):
             num_read += 1
-            yield window
+            yield stretch
 
-    groups = make_pipeline(num_encode_threads=num_encode_threads).run(windows())
+    groups = make_pipeline(num_encode_threads=num_encode_threads).run(stretches())
     for _ in range(num_taken):
         next(groups)
     groups.close()  # type: ignore[attr-defined]
@@ -303,14 +305,14 @@ def test_a_run_that_is_closed_early_ends(
 
 
 def test_a_run_that_is_dropped_ends() -> None:
-    groups = make_pipeline().run(windows_of(8, num_windows=10**9))
+    groups = make_pipeline().run(stretches_of(8, num_stretches=10**9))
     next(groups)
     del groups
 
 
 def test_an_exception_of_the_consumer_ends_the_run() -> None:
     def consume() -> None:
-        for _ in make_pipeline().run(windows_of(8, num_windows=10**9)):
+        for _ in make_pipeline().run(stretches_of(8, num_stretches=10**9)):
             raise Broken("disk full")
 
     with pytest.raises(Broken):
@@ -338,7 +340,7 @@ def test_outputs_are_let_go_when_they_are_encoded() -> None:
         compute=lambda thread, lines: [Vectors() for _ in lines],
         encode=lambda lines, outputs: len(lines),
     )
-    total = sum(group.encoded for group in pipeline.run(windows_of(40, 200)))
+    total = sum(group.encoded for group in pipeline.run(stretches_of(40, 200)))
     assert total == 8000
-    # Two windows of 40, and what the two threads and one group hold.
+    # Two stretches of 40, and what the two threads and one group hold.
     assert most_alive <= 2 * 40 + 2 * 3 + 4

@@ -240,7 +240,7 @@ def flip_bit(path: Path, share: float) -> None:
 def test_a_damaged_partial_file_is_computed_again_from_there(
     model: OpenedModel, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 512)
     run(model, **files.fields())
     whole = content_digest(files.output_file)
     files.output_file.unlink()
@@ -277,7 +277,7 @@ def stop_at(
 def test_damage_that_is_found_when_the_output_is_made_is_mended_by_resume(
     model: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 512)
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 512)
     (tmp_path / "out").mkdir()
     files = Files(write_input(tmp_path / "in.txt", 2000), tmp_path / "out" / name)
     stop_at(monkeypatch, "convert", lambda: flip_bit(files.partial, 0.6))
@@ -555,7 +555,7 @@ def test_a_disk_that_vanishes(
             vanish(disk)
             start = time.monotonic()
             _, stderr = process.communicate(timeout=TIME_LIMIT)
-            # It does not go on for hours, at most to the end of the window.
+            # It does not go on for hours, at most to the end of the stretch.
             assert time.monotonic() - start < 20  # seconds
         assert process.returncode == 1
         assert f"{files.partial}: cannot write it: {reason}. The output has " in stderr

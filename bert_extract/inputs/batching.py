@@ -1,4 +1,4 @@
-"""Features -> Batch: windows sorted by length; the only place that pads.
+"""Features -> Batch: stretches sorted by length; the only place that pads.
 
 Lines of one padded length share a batch, and the padded length is a function of the
 line's own length: so what the model computes for a line does not depend on which
@@ -23,10 +23,10 @@ from bert_extract.inputs.features import Features
 GROUP_SIZE = 8
 _MAX_GROUP_SIZE = 2 * GROUP_SIZE
 _MAX_GROUP_ENTRIES = 4096
-# The share of a full window from which on a last one is divided.
+# The share of a full stretch from which on a last one is divided.
 _LEAST_DIVIDED = 1 / 8
-# Blank lines are two tokens each: a window of tokens alone could hold too many lines.
-_MAX_WINDOW_LINES = 16384
+# Blank lines are two tokens each: a stretch of tokens alone could hold too many lines.
+_MAX_STRETCH_LINES = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def padded_length(num_tokens: int, multiple: int = 1) -> int:
 
     Short lines are not padded at all. Longer ones are rounded up to a multiple of 2
     (above 20), 4 (above 40), 8 (above 80) or 16 (above 160), on average 1 to 3 % more
-    on real text, so that a window holds enough lines of each length to fill batches:
+    on real text, so that a stretch holds enough lines of each length to fill batches:
     a batch of its own costs as much as 10 to 60 tokens of padding.
 
     Args:
@@ -84,56 +84,56 @@ def groups(features: Iterable[Features | None]) -> Iterator[list[Features]]:
         yield group
 
 
-def windows(
+def stretches(
     features: Iterable[Features | None], max_tokens: int
 ) -> Iterator[list[list[Features]]]:
-    """Cuts a stream into windows of whole groups, in order.
+    """Cuts a stream into stretches of whole groups, in order.
 
-    A window has about `max_tokens` tokens. The first has half of them, and the last is
+    A stretch has about `max_tokens` tokens. The first has half of them, and the last is
     divided, three quarters and one: what is written when all is computed is what nobody
     can do meanwhile. An entry for which the model computes nothing counts like a token:
     its zeros have to be written, too. Where the stream has None, which is a pause, a
-    window ends.
+    stretch ends.
 
     If a line cannot be read, what came before in whole groups is still given, and then
     the error is raised.
     """
-    window: list[list[Features]] = []
+    stretch: list[list[Features]] = []
     num_tokens = num_parts = 0
     most = max_tokens // 2
     try:
         for group in groups(features):
             is_pause = not group
             if not is_pause:
-                window.append(group)
+                stretch.append(group)
             num_tokens += sum(part.size for part in group)
             num_parts += len(group)
-            is_full = num_tokens >= most or num_parts >= _MAX_WINDOW_LINES
-            if is_full or (is_pause and window):
-                yield window
-                window, num_tokens, num_parts = [], 0, 0
+            is_full = num_tokens >= most or num_parts >= _MAX_STRETCH_LINES
+            if is_full or (is_pause and stretch):
+                yield stretch
+                stretch, num_tokens, num_parts = [], 0, 0
                 most = max_tokens
     except BertExtractError:
-        if window:
-            yield window
+        if stretch:
+            yield stretch
         raise
-    if num_tokens >= max_tokens * _LEAST_DIVIDED and len(window) > 1:
-        end = _first_groups(window, num_tokens * 3 // 4)
-        yield window[:end]
-        window = window[end:]
-    if window:
-        yield window
+    if num_tokens >= max_tokens * _LEAST_DIVIDED and len(stretch) > 1:
+        end = _first_groups(stretch, num_tokens * 3 // 4)
+        yield stretch[:end]
+        stretch = stretch[end:]
+    if stretch:
+        yield stretch
 
 
-def _first_groups(window: Sequence[Sequence[Features]], num_tokens: int) -> int:
+def _first_groups(stretch: Sequence[Sequence[Features]], num_tokens: int) -> int:
     """How many groups it takes to have so many tokens; never all of them."""
-    sizes = [sum(part.size for part in group) for group in window]
+    sizes = [sum(part.size for part in group) for group in stretch]
     num_groups = 1 + sum(before < num_tokens for before in accumulate(sizes))
-    return min(num_groups, len(window) - 1)
+    return min(num_groups, len(stretch) - 1)
 
 
 def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
-    """Puts the lines of a window into batches, the ones with longest lines first.
+    """Puts the lines of a stretch into batches, the ones with longest lines first.
 
     Args:
       padded_lengths: the padded length of each line; 0 for what has no tokens, which
@@ -142,17 +142,19 @@ def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int
         alone makes a batch of its own.
 
     Returns:
-      For each batch the places of its lines in the window.
+      For each batch the indexes of its lines in the stretch.
     """
-    places_by_length: dict[int, list[int]] = {}
-    for place, length in enumerate(padded_lengths):
+    indexes_by_length: dict[int, list[int]] = {}
+    for line_index, length in enumerate(padded_lengths):
         if length:
-            places_by_length.setdefault(length, []).append(place)
+            indexes_by_length.setdefault(length, []).append(line_index)
     batches = []
-    for length in sorted(places_by_length, reverse=True):
-        places = places_by_length[length]
+    for length in sorted(indexes_by_length, reverse=True):
+        line_indexes = indexes_by_length[length]
         most = max(1, max_slots // length)
-        batches += [places[i : i + most] for i in range(0, len(places), most)]
+        batches += [
+            line_indexes[i : i + most] for i in range(0, len(line_indexes), most)
+        ]
     return batches
 
 

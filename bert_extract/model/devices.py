@@ -102,7 +102,7 @@ def _keep_freed_memory() -> None:
 
     Batch after batch takes and frees blocks of the same sizes. By default glibc gives
     them back to the system, which hands out zeroed pages again one by one: 4 to 5 % of
-    a run with a small model. The peak is that of two windows in any case.
+    a run with a small model. The peak is that of two stretches of lines in any case.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library, which has other ways

@@ -1,4 +1,4 @@
-"""Windows, lengths and batches: the only place that pads."""
+"""Stretches, lengths and batches: the only place that pads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from bert_extract.inputs.batching import (
     groups,
     padded_length,
     plan_batches,
+    stretches,
     to_batch,
-    windows,
 )
 from bert_extract.inputs.features import Features, LinePart, TakenTokens
 
@@ -67,22 +67,22 @@ def test_a_device_can_want_multiples() -> None:
     ]
 
 
-def test_windows_end_after_whole_groups_and_the_first_is_a_short_one() -> None:
+def test_stretches_end_after_whole_groups_and_the_first_is_a_short_one() -> None:
     lines = [line(10, unique_id=i) for i in range(50)]
-    cut = list(windows(lines, max_tokens=100))
-    sizes = [[len(group) for group in window] for window in cut]
+    cut = list(stretches(lines, max_tokens=100))
+    sizes = [[len(group) for group in stretch] for stretch in cut]
     assert sizes == [[8], [8, 8], [8, 8], [8, 2]]
-    ids = [part.unique_id for window in cut for group in window for part in group]
+    ids = [part.unique_id for stretch in cut for group in stretch for part in group]
     assert ids == [*range(50)]
 
 
-def test_a_pause_ends_group_and_window() -> None:
+def test_a_pause_ends_group_and_stretch() -> None:
     lines = [line(10, unique_id=i) for i in range(30)]
     stream = [None, *lines[:1], None, *lines[1:12], None, None, *lines[12:], None]
-    cut = list(windows(stream, max_tokens=100))
-    sizes = [[len(group) for group in window] for window in cut]
+    cut = list(stretches(stream, max_tokens=100))
+    sizes = [[len(group) for group in stretch] for stretch in cut]
     assert sizes == [[1], [8, 3], [8, 8], [2]]
-    ids = [part.unique_id for window in cut for group in window for part in group]
+    ids = [part.unique_id for stretch in cut for group in stretch for part in group]
     assert ids == [*range(30)]
 
 
@@ -123,25 +123,25 @@ def test_after_a_group_that_ends_with_a_line_it_is_like_a_beginning(
     ("num_lines", "sizes"),
     [(40, [40]), (88, [72, 16]), (400, [200, 152, 48]), (480, [200, 216, 64])],
 )
-def test_of_the_last_window_a_quarter_is_apart(
+def test_of_the_last_stretch_a_quarter_is_apart(
     num_lines: int, sizes: list[int]
 ) -> None:
-    cut = windows([line(1)] * num_lines, max_tokens=400)
-    assert [sum(map(len, window)) for window in cut] == sizes
+    cut = stretches([line(1)] * num_lines, max_tokens=400)
+    assert [sum(map(len, stretch)) for stretch in cut] == sizes
 
 
-def test_entries_without_a_token_fill_a_window_too() -> None:
+def test_entries_without_a_token_fill_a_stretch_too() -> None:
     zeros = replace(line(0), part=LinePart(TakenTokens(0, 1000)))
-    sizes = [len(window) for window in windows([zeros] * 64, max_tokens=16_000)]
+    sizes = [len(stretch) for stretch in stretches([zeros] * 64, max_tokens=16_000)]
     assert sizes == [1, 2, 2, 2, 1]
 
 
-def test_a_window_of_blank_lines_is_bounded() -> None:
-    sizes = [len(window) for window in windows([line(2)] * 40_000, 1 << 30)]
+def test_a_stretch_of_blank_lines_is_bounded() -> None:
+    sizes = [len(stretch) for stretch in stretches([line(2)] * 40_000, 1 << 30)]
     assert sizes == [2048, 2048, 904]  # groups of eight
 
 
-def test_windows_are_cut_lazily() -> None:
+def test_stretches_are_cut_lazily() -> None:
     taken = 0
 
     def lines() -> Iterator[Features]:
@@ -150,7 +150,7 @@ def test_windows_are_cut_lazily() -> None:
             taken += 1
             yield line(10)
 
-    cut = windows(lines(), max_tokens=100)
+    cut = stretches(lines(), max_tokens=100)
     next(cut)
     assert taken == 8
     next(cut)
@@ -167,9 +167,9 @@ def test_whole_groups_before_an_unreadable_line_are_given(
         raise InputError("line is not UTF-8")
 
     seen: list[int] = []
-    cut = windows(lines(), max_tokens=1 << 20)
+    cut = stretches(lines(), max_tokens=1 << 20)
     with pytest.raises(InputError, match="line is not UTF-8"):
-        seen.extend(sum(map(len, window)) for window in cut)
+        seen.extend(sum(map(len, stretch)) for stretch in cut)
     assert seen == [size for size in sizes if size]
     assert all(size % GROUP_SIZE == 0 for size in seen)
 

@@ -32,8 +32,8 @@ def crash_point(name: str) -> None:
 
 
 append_file.crash_point = crash_point
-# Small enough that a test's few seconds see many windows and many writes.
-batching._MAX_WINDOW_LINES = 512
+# Small enough that a test's few seconds see many stretches and many writes.
+batching._MAX_STRETCH_LINES = 512
 append_file.BUFFER_SIZE = 1 << 18
 if __name__ == "__main__":
     sys.argv[0] = "bert-extract"

@@ -37,7 +37,7 @@ class Command:
     def start(
         self, *, crash: dict[str, Any] | None = None, **flags: Any
     ) -> "subprocess.Popen[str]":
-        """Starts the command with small windows, so that much can happen in a run."""
+        """Starts the command with short stretches, so that much can happen in a run."""
         environment = {**os.environ, "CRASH": json.dumps(crash or {})}
         return subprocess.Popen(
             [sys.executable, str(DRIVER), *self.line(**flags)],

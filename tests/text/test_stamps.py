@@ -206,7 +206,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "_MAX_WINDOW_LINES", 64)
+    monkeypatch.setattr(batching, "_MAX_STRETCH_LINES", 64)
     monkeypatch.setattr(examples, "_BLOCK_SIZE", 512)
     monkeypatch.setattr(engine, "_TOKENIZED_AT_ONCE", 64)
 
