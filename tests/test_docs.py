@@ -1,5 +1,6 @@
-"""The README.md files: each block is run, each list is whole, links lead on."""
+"""The pages: each block is run, each list is whole, links lead on."""
 
+import ast
 import gzip
 import json
 import math
@@ -8,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import bert_extract
 from bert_extract import inspect
 from bert_extract.cli import make_flags
 from make_flags_table import TABLE_FILE, with_table
-from support.house import ORDER
+from support.house import ORDER, PACKAGE_DIR
 from support.make_checkpoints import read_tf1_checkpoint, write_tf1_checkpoint
 from support.running import REPOSITORY, TIMEOUT
 
@@ -35,6 +37,7 @@ README, CONFIGS, OUTPUT, CODE, *OTHERS = (
         "bert_extract/network/README.md",
         "scripts/README.md",
         "tests/README.md",
+        "configs/TROUBLE.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
     )
@@ -427,13 +430,37 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_what_the_page_of_trouble_quotes_is_said() -> None:
+    """Its first column has pieces of messages, and the code has each of them."""
+    said = "\n".join(
+        literal
+        for path in PACKAGE_DIR.rglob("*.py")
+        for literal in literals(ast.parse(path.read_text(encoding="utf-8")))
+    )
+    trouble = TEXTS[REPOSITORY / "configs" / "TROUBLE.md"]
+    symptoms = [
+        symptom
+        for row in re.findall(r"^\| ([^|]+) \|", trouble, re.MULTILINE)
+        for symptom in re.findall(r"`([^`]+)`", row)
+    ]
+    assert len(symptoms) > 30
+    assert [symptom for symptom in symptoms if symptom not in said] == []
+
+
+def literals(tree: ast.AST) -> Iterator[str]:
+    """What a module's strings say, without what is put into them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def test_every_page_is_read_here() -> None:
     folders = ("bert_extract", "configs", "scripts", "tests")
     found = {
         path for name in folders for path in (REPOSITORY / name).rglob("README.md")
     }
     golden = REPOSITORY / "tests" / "golden" / "README.md"
-    assert found - {golden} == set(PAGES[1:-2])
+    assert found - {golden} == set(PAGES[1:-3])
     linked = {(REPOSITORY / link.partition("#")[0]) for link in links_of(README)}
     assert set(PAGES) - {README} <= linked
 
