@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bert_extract.inspecting.summary import FileSummary, inspect_features
     from bert_extract.network.encoder import BertEncoder
     from bert_extract.network.text_inputs import BertInputs
+    from bert_extract.network.vectors import vectors_dataset
     from bert_extract.options import Job, Options
     from bert_extract.output.reading import load_features, read_features
     from bert_extract.output.record import Record
@@ -50,6 +51,7 @@ __all__ = [
     "nearest_words",
     "read_features",
     "read_line",
+    "vectors_dataset",
 ]
 
 # Where a name is defined; those that are not here are errors.
@@ -69,6 +71,7 @@ _HOMES = {
     "nearest_words": "inspecting.nearest",
     "read_features": "output.reading",
     "read_line": "inspecting.lookup",
+    "vectors_dataset": "network.vectors",
 }
 
 

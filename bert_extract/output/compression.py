@@ -7,7 +7,7 @@ where the file may be cut depends on nothing but the records.
 import io
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from bert_extract.formats import GZIP, ZSTANDARD, Format
@@ -90,6 +90,44 @@ def scanner_for(compression: Format) -> Callable[[int, int], tuple[int, int]]:
         return end, num_lines
 
     return scan
+
+
+def find_members(
+    descriptor: int, compression: Format
+) -> Iterator[tuple[int, int, int]]:
+    """Finds what can be read by itself; the whole file is decompressed for it.
+
+    Yields:
+      Of each member, or of several that end a line together: the byte that it begins
+      with, the one behind it, and its lines.
+
+    Raises:
+      OSError: it is cut off or broken.
+    """
+    new_decompressor, failure = reader_of(compression)
+    start = position = num_lines = 0
+    last_byte = b"\n"
+    decompressor = new_decompressor()
+    is_within_member = False
+    while block := os.pread(descriptor, _STEP, position):
+        try:
+            text = decompressor.decompress(block)
+        except failure as error:
+            raise OSError(str(error)) from error
+        num_lines += text.count(b"\n")
+        last_byte = text[-1:] or last_byte
+        position += len(block)
+        is_within_member = not decompressor.eof
+        if decompressor.eof:
+            position -= len(decompressor.unused_data)
+            decompressor = new_decompressor()
+            if last_byte == b"\n":
+                yield start, position, num_lines
+                start, num_lines = position, 0
+    if is_within_member:
+        raise OSError("it is cut off within a member")
+    if last_byte != b"\n":  # the last line of a text may lack its end
+        yield start, position, num_lines + 1
 
 
 def open_members(file: IO[bytes], compression: Format) -> IO[bytes]:

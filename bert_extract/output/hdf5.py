@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bert_extract.errors import InputError
 from bert_extract.output import append_file
@@ -310,6 +311,16 @@ def _numbers(file: Any) -> Sequence[int]:
     if not end or ("0" in file and str(end - 1) in file):
         return range(end)
     return sorted(int(name) for name in file if name != _SENTENCES)
+
+
+def line_numbers(path: str) -> NDArray[np.int64]:
+    """The linex_index of each record, ascending: int64 [num_records].
+
+    Raises:
+      InputError: as `read`.
+    """
+    with _opened(path) as file:
+        return np.array([*_linex_indexes(file, EVERYTHING)], np.int64)
 
 
 @contextlib.contextmanager

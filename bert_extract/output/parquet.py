@@ -313,6 +313,32 @@ def _first_record(file: Any, first_line: int, num_lines: int) -> Record | None:
     return next(_records(file, Selection(lines=lines[:1])))
 
 
+def line_ranges(path: str) -> list[tuple[int, int, int]]:
+    """Finds lines whose rows stand together; no vector is read.
+
+    Returns:
+      For each row group in which a line begins: the first line, the one behind the
+      last, and how many. Together they are all lines.
+
+    Raises:
+      InputError: as `read`.
+    """
+    with _opened(path) as file:
+        metadata = json.loads((file.metadata.metadata or {})[_METADATA])
+        start = metadata["first_line"] or 0
+        end = start + metadata["num_lines"]
+        ends = []
+        for number in range(file.metadata.num_row_groups):
+            lines = file.read_row_group(number, columns=["linex_index"])["linex_index"]
+            ends.append(lines[-1].as_py() + 1)
+        ranges = []
+        for stop in [*ends[:-1], end]:
+            if stop > start:
+                ranges.append((start, stop, stop - start))
+                start = stop
+        return ranges
+
+
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """Opens a file, and says of one that is another what was expected.

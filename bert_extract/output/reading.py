@@ -68,9 +68,7 @@ def read_features(
         layers, or the package that reads its format is not installed.
       ArgumentTypeError: what is asked for are no layers, or no range.
     """
-    selection = make_selection(layers, lines)
-    paths = [path] if isinstance(path, (str, os.PathLike)) else path
-    return _read_files(paths, selection)
+    return _read_files(path, make_selection(layers, lines))
 
 
 def load_features(
@@ -94,22 +92,50 @@ def load_features(
     return list(read_features(path, layers=layers, lines=lines))
 
 
-def _read_files(paths: Iterable[Path], selection: Selection) -> Iterator[Record]:
-    for each in paths:
-        path = os.fspath(each)
-        if os.path.isdir(path):
-            for part in parts_with(path, selection.lines):
-                yield from _read_file(part, selection)
+def files_at(path: Path | Iterable[Path], lines: range | None = None) -> Iterator[str]:
+    """Yields the files that `read_features` reads.
+
+    Args:
+      path: as it takes it.
+      lines: of folders of parts, only those with these.
+
+    Raises:
+      InputError: a folder is no complete one of parts.
+    """
+    for each in [path] if isinstance(path, (str, os.PathLike)) else path:
+        name = os.fspath(each)
+        if os.path.isdir(name):
+            yield from parts_with(name, lines)
         else:
-            yield from _read_file(path, selection)
+            yield name
+
+
+def _read_files(path: Path | Iterable[Path], selection: Selection) -> Iterator[Record]:
+    for file in files_at(path, selection.lines):
+        yield from _read_file(file, selection)
+
+
+def format_of_file(path: str) -> Format:
+    """Finds the format of a file, which can be read here.
+
+    Raises:
+      InputError: the file cannot be read, or what reads its format is not installed.
+    """
+    with _open(path) as file:
+        found = _format_of(path, file)
+    check_installed(found, InputError, path)
+    return found
+
+
+def _open(path: str) -> "io.BufferedReader[io.FileIO]":
+    try:
+        return io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_file(path: str, selection: Selection) -> Iterator[Record]:
-    try:
-        file = io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
+    with _open(path) as file:
         found = _format_of(path, file)
         check_installed(found, InputError, path)
         if found.is_json:

@@ -72,6 +72,7 @@ ORDER = (
     "output.parquet",
     "output.parts",
     "output.reading",
+    "output.pieces",
     "output.fingerprints",
     "output.run_file",
     "output.resumable",
@@ -80,6 +81,7 @@ ORDER = (
     # network
     "network.encoder",
     "network.text_inputs",
+    "network.vectors",
     # inspecting
     "inspecting.json_contents",
     "inspecting.summary",
@@ -123,7 +125,7 @@ WINGS: dict[str, tuple[str, ...]] = {
     "inputs": ("text", "tokenization"),
     "checkpoints": ("tokenization", "model"),
     "output": ("text", "inputs", "model"),
-    "network": ("text", "tokenization", "model", "inputs", "checkpoints"),
+    "network": (*("text", "tokenization", "model", "inputs", "checkpoints", "output"),),
     "inspecting": ("output",),
     "cluster": ("text", "model", "output"),
 }
@@ -148,6 +150,7 @@ WITH_TENSORFLOW = (
     "checkpoints.sentence_model",
     "network.encoder",
     "network.text_inputs",
+    "network.vectors",
     "loaded_model",
     "engine",
     "jobs",
