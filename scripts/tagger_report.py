@@ -18,7 +18,7 @@ PAPER = {
     "concat of the last four": 96.1,
     "weighted sum of all layers": 95.5,
 }
-_COLOURS = {"linear": "#8aa4bf", "BiLSTM": "#d9730d"}
+_COLOURS = {"linear": "#4a74a5", "BiLSTM": "#d9730d"}
 _PAPER_COLOUR = "#555555"
 
 
@@ -131,7 +131,7 @@ def draw_picture(runs: Sequence[Run], picture_file: str, title: str) -> None:
     Args:
       runs: all of the table.
       picture_file: its suffix says the format.
-      title: on what it was measured.
+      title: of our column: on what it was measured.
 
     Raises:
       BertExtractError: matplotlib is not installed.
@@ -149,18 +149,23 @@ def draw_picture(runs: Sequence[Run], picture_file: str, title: str) -> None:
         1, 3, figsize=(12, 4.2), width_ratios=(1, 1.25, 1)
     )
     names = list(PAPER)[::-1]  # the first one on top
-    paper.scatter([PAPER[name] for name in names], names, color=_PAPER_COLOUR, s=50)
+    paper.scatter([PAPER[name] for name in names], names, color=_PAPER_COLOUR, s=40)
     for place, name in enumerate(names):
         _label(paper, PAPER[name], place, f"{PAPER[name]:.1f}", _PAPER_COLOUR)
-    paper.set_title("BERT paper: named entities\nBERT-Base, BiLSTM, F1", loc="left")
+    paper.set_title(
+        "The BERT paper: named entities,\nBERT-Base, BiLSTM, F1", loc="left"
+    )
     _draw_ours(ours, to_cells(runs), names)
-    ours.set_title(f"Here: {title}\naccuracy, mean and spread", loc="left")
+    ours.set_title(title, loc="left")
     _draw_shares(layers, mean_shares(runs))
-    layers.set_title("Weighted sum of all layers:\nwhat it learned to take", loc="left")
+    layers.set_title("What the weighted sum of all\nlayers learned to take", loc="left")
     for axes in (paper, ours):
-        axes.grid(axis="x", color="#e6e6e6")
+        axes.grid(color="#e6e6e6")
         axes.set_axisbelow(True)
-        axes.margins(x=0.12, y=0.1)
+        axes.tick_params(length=0)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.margins(x=0.15)
+        axes.locator_params(axis="x", integer=True, nbins=6)
     for axes in (paper, ours, layers):
         axes.title.set_fontsize(10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -205,10 +210,13 @@ def _draw_shares(axes: Any, shares: dict[tuple[str, str], list[float]]) -> None:
         ]
         axes.bar(places, values, width, color=_COLOURS.get(tagger), label=tagger)
     num_layers = len(next(iter(found.values())))
-    axes.axhline(1 / num_layers, color="#999999", linestyle=":", linewidth=1)
+    axes.axhline(1 / num_layers, color="#555555", linestyle=":", linewidth=1)
+    axes.annotate(
+        "equal shares", (num_layers - 0.5, 1 / num_layers), ha="right", va="bottom"
+    ).set_fontsize(8)
     axes.set_xticks(range(num_layers))
+    axes.yaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("encoder layer")
-    axes.set_ylabel("share of the sum")
 
 
 def _label(axes: Any, x: float, y: float, text: str, colour: str | None) -> None:
