@@ -73,6 +73,7 @@ _HOMES = {
     "read_line": "inspecting.lookup",
     "vectors_dataset": "network.vectors",
 }
+_WITH_TENSORFLOW = ("BertEncoder", "BertInputs", "FeatureExtractor", "vectors_dataset")
 
 
 def __getattr__(name: str) -> Any:
@@ -84,6 +85,7 @@ def __getattr__(name: str) -> Any:
         from bert_extract.model.arithmetic import choose_kernels
 
         choose_kernels()
+    if name in _WITH_TENSORFLOW:
         from bert_extract.process import import_quietly
 
         import_quietly()

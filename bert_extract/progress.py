@@ -21,7 +21,7 @@ from bert_extract import guard
 from bert_extract.errors import OutputError, counted
 from bert_extract.inputs.features import Features, Words
 from bert_extract.options import Job, Options
-from bert_extract.output.streams import descriptor_of
+from bert_extract.output.streams import descriptor_of, name_of
 from bert_extract.screen import is_notebook, notebook_bar_class, open_bar
 from bert_extract.version import __version__
 from bert_extract.work import Forecast, Speed, Work
@@ -137,7 +137,7 @@ class Summary:
         logging.info(
             "%s: %s%s (%s, %s truncated%s), %s, %.1f s, "
             "%s tokens/s, padding %.1f %%, %s, peak memory %s MB%s",
-            self.output_file,
+            name_of(self.output_file),
             counted(self.num_lines, "line"),
             kept,
             counted(self.num_pairs, "pair"),

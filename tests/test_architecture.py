@@ -85,6 +85,13 @@ def test_a_wing_tells_what_it_is_and_imports_nothing(wing: str) -> None:
     assert len(tree.body) == 1
 
 
+def test_what_imports_tensorflow_for_python_does_it_quietly() -> None:
+    homes = {
+        name for name, home in bert_extract._HOMES.items() if home in WITH_TENSORFLOW
+    }
+    assert homes == {*bert_extract._WITH_TENSORFLOW}
+
+
 def test_most_of_the_package_does_not_import_tensorflow() -> None:
     others = [name for name in ORDER if name not in (*WITH_TENSORFLOW, "__main__")]
     modules = [f"bert_extract.{name}" for name in others]

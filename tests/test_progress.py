@@ -101,6 +101,11 @@ def test_one_of_anything_is_no_plural(log: LogLines) -> None:
     )
 
 
+def test_standard_output_is_called_so(log: LogLines) -> None:
+    Summary("-").log()
+    assert log.text.startswith("INFO: standard output: 0 lines")
+
+
 def test_kept_lines_are_told(log: LogLines) -> None:
     Summary(num_lines=2, resumed_lines=1000).log()
     assert "2 lines after 1,000 kept ones (0 pairs" in log.text

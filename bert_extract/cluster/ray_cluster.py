@@ -47,7 +47,7 @@ class RayCluster:
         if importlib.util.find_spec("ray") is None:
             raise BertExtractError(
                 "--runner=ray needs the package ray, which is not installed: pip "
-                "install 'bert-extract[ray]'"
+                "install ray"
             )
         if not address:
             # Who may talk to Ray may run what they like: loopback alone, and a token.
