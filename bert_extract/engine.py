@@ -360,7 +360,7 @@ def _single_texts(
         if line.token_type_ids.any():
             raise InputError(
                 f"the line with linex_index {line.unique_id} is a pair, and "
-                f"{bert_config_file} says type_vocab_size 1: the model knows single "
+                f"{bert_config_file} says type_vocab_size 1: the model takes single "
                 "texts only; put the two texts on lines of their own, or say "
                 "--pairs=false if it is one"
             )

@@ -51,9 +51,7 @@ class FeatureExtractor:
             work; the message names it.
         """
         if options is not None and fields:
-            raise ArgumentTypeError(
-                f"options is given, and {', '.join(fields)} besides"
-            )
+            raise ArgumentTypeError(f"both options and {', '.join(fields)} are given")
         if options is not None and not isinstance(options, Options):
             raise ArgumentTypeError(
                 "FeatureExtractor takes Options, or their fields by name, as in "

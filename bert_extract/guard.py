@@ -84,7 +84,7 @@ def find_inputs(job: Job) -> tuple[str, ...]:
     if left_out:
         more = len(left_out) - _MOST_SHOWN
         logging.info(
-            "--input_file: left out, for this tool wrote them: %s%s",
+            "--input_file: left out because this tool wrote them: %s%s",
             ", ".join(left_out[:_MOST_SHOWN]),
             f" and {more:,} more" if more > 0 else "",
         )
@@ -387,7 +387,7 @@ def _places_of(output_file: str, there: Set[str] | None = None) -> list[_Place]:
     if os.path.exists(local) and not os.path.isfile(local):
         return []  # a device or a pipe, to which nothing happens; or a folder
     beside = os.path.realpath(local) if is_link else local
-    tells, unfinished = "what tells of the run", "the output while it is unfinished"
+    tells, unfinished = "the run's record", "the output while it is unfinished"
     kinds = (
         (tells, _is_run_file),
         (unfinished, _is_partial),
@@ -436,7 +436,7 @@ def _first_lost(places: Iterable[_Place], way_out: str) -> str | None:
         return (
             f"{place.path}: {place.role} would replace this file, which this tool did "
             f"not write: it {found}. Move it away, {way_out}, or say --overwrite to "
-            "lose it"
+            "replace it anyway"
         )
     return None
 

@@ -72,7 +72,7 @@ def define_flags(values: flags.FlagValues) -> None:
         values,
         "showprefixforinfo",
         True,
-        "Whether lines that are no warnings begin with the program's name.",
+        "Whether lines that are not warnings begin with the program's name.",
     )
 
 

@@ -80,7 +80,8 @@ class Options:
     pairs: bool = _option(
         True,
         "Whether ' ||| ' in a line separates the two texts of a pair, the last one if "
-        "there are several. With false each line is one text, and its '|||' are text.",
+        "there are several. With false each line is one text, and any '|||' in it is "
+        "text too.",
     )
     layers: str = _option(
         DEFAULT_LAYERS,
@@ -314,9 +315,9 @@ class Job:
     )
     overwrite: bool = _option(
         False,
-        "Whether to replace, too, what stands at the name of an output, of a file "
-        "beside it or of the summary and is neither empty nor written by this tool or "
-        "the original. What is read is never replaced.",
+        "Whether an output, a file beside it or the summary may also replace a file "
+        "that is neither empty nor written by this tool or the original. What is read "
+        "is never replaced.",
     )
     shard: str = _option(
         "",
@@ -327,8 +328,8 @@ class Job:
     )
     summary_file: str = _option(
         "",
-        "A JSON file that tells at the end what ran and what came out of it, also "
-        "when the run failed.",
+        "A JSON file that tells at the end what ran and what came out of it, even "
+        "if the run failed.",
     )
     runner: str = _option(
         "local",
@@ -427,7 +428,9 @@ class Job:
                 "--shard cuts what goes into one output; give --output_file with it"
             )
         if self.resume and self.output_file == "-":
-            raise OptionsError("--resume cannot go on in standard output; give a file")
+            raise OptionsError(
+                "--resume cannot go on with standard output; give a file"
+            )
         self._check_runner()
 
     def _check_runner(self) -> None:
@@ -491,7 +494,7 @@ class Job:
         if output_format.is_json and self.vector_dtype != "float32":
             raise OptionsError(
                 f"--vector_dtype={self.vector_dtype} is for HDF5 and Parquet; the "
-                f"format {output_format.name} writes six decimals. Leave it away, or "
+                f"format {output_format.name} writes six decimals. Leave it out, or "
                 "give --output_format=parquet or hdf5"
             )
 
@@ -533,7 +536,7 @@ def outputs_in(
         if output_file in input_of:
             raise OptionsError(
                 f"--output_dir: {input_of[output_file]} and {path} would both be "
-                f"written to {output_file}; rename one of them, or run them apart"
+                f"written to {output_file}; rename one of them, or run them separately"
             )
         input_of[output_file] = path
     return list(input_of)

@@ -119,7 +119,7 @@ def import_tensorflow() -> None:
         reason = str(error) or type(error).__name__
         raise BertExtractError(
             f"TensorFlow cannot be loaded: {reason}. It needs 1 GB of memory, and 3 GB "
-            "of address space (ulimit -v, or a job's limit); if there is as much, "
+            "of address space (ulimit -v, or a job's limit); if there is enough, "
             "install bert-extract again, with the versions that it asks for"
         ) from error
 

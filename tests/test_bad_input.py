@@ -186,7 +186,7 @@ CASES: dict[str, tuple[Break, int, list[str]]] = {
         [
             "the line with linex_index 600: a word of it is spelled by no wordpieces, "
             "and needs [UNK], which ",
-            "vocab.txt has not",
+            "vocab.txt does not have",
         ],
     ),
     "no [CLS] and [SEP]": (
@@ -454,7 +454,7 @@ def test_the_real_command_says_nothing_else(case: str, run: Run) -> None:
         ("index", "model/bert_model.ckpt.index: cannot read it: "),
         (
             "data-00000-of-00001",
-            "cannot be read (.*): let yourself read the checkpoint'",
+            "cannot be read (.*): give yourself permission to read'",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_model_without_segments_takes_single_texts(tmp_path: Path) -> None:
         seen.extend(record.linex_index for group in groups for record in group.encoded)
     assert str(caught.value) == (
         f"the line with linex_index 9 is a pair, and {model_dir}/bert_config.json says "
-        "type_vocab_size 1: the model knows single texts only; put the two texts on "
+        "type_vocab_size 1: the model takes single texts only; put the two texts on "
         "lines of their own, or say --pairs=false if it is one"
     )
     assert seen == [*range(8)]  # whole groups

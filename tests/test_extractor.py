@@ -80,12 +80,12 @@ def test_a_record_has_tokens_and_a_matrix_for_each_layer(
     )
 
 
-def test_knobs_can_be_given_by_name(tiny_bert: Path) -> None:
+def test_options_can_be_given_by_name(tiny_bert: Path) -> None:
     named = FeatureExtractor(**files_of(tiny_bert), layers="0", max_seq_length=16)
     assert named.options == Options(
         **files_of(tiny_bert), layers="0", max_seq_length=16
     )
-    with pytest.raises(TypeError, match="options is given, and layers besides"):
+    with pytest.raises(TypeError, match="both options and layers are given"):
         FeatureExtractor(named.options, layers="1")
     with pytest.raises(TypeError):
         FeatureExtractor(**files_of(tiny_bert), layer="0")

@@ -592,7 +592,7 @@ def test_a_glob_leaves_out_what_this_tool_wrote(
         assert summary.num_lines == 4
     told = [line for line in log.messages if "left out" in line]
     assert told == [
-        "--input_file: left out, for this tool wrote them: c/all, c/all.parts, "
+        "--input_file: left out because this tool wrote them: c/all, c/all.parts, "
         "c/all.run.json, c/run.json"
     ]
 
@@ -620,7 +620,9 @@ def test_what_is_named_is_read_and_globs_may_match_nothing_else(
     Path("in.txt").write_bytes(TEXT)
     extractor.extract_file("in.txt", "x.jsonl")
     assert extractor.extract_file("x.jsonl", "y.jsonl").num_lines == 2
-    with pytest.raises(InputError, match=r"x\*: this tool wrote all that matches"):
+    with pytest.raises(
+        InputError, match=r"x\*: this tool wrote everything that matches"
+    ):
         extractor.extract_file("x*", "z.jsonl")
     # A person's JSON is text like any other.
     Path("{.txt").write_bytes(b"{\n")

@@ -117,7 +117,7 @@ def test_an_option_that_cannot_work_is_refused(
         ({"shard": "0/0"}, "--shard must be I/N"),
         ({"shard": "0/2", "input_file": "-"}, "--shard cannot cut standard input"),
         ({"resume": True, "input_file": "-"}, "--resume cannot skip in standard in"),
-        ({"resume": True, "output_file": "-"}, "--resume cannot go on in standard o"),
+        ({"resume": True, "output_file": "-"}, "--resume cannot go on with standard o"),
         (
             {"output_file": "", "output_dir": "d", "input_file": "-"},
             "standard input has no name",

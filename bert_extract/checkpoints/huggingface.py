@@ -220,7 +220,7 @@ def _check_file(path: str) -> str | None:
         raise CheckpointError(
             f"{path}: is a pickle of torch{', one of several' if is_part else ''}, and "
             "a pickle is a program: it is not read. If it comes from somebody you "
-            f"trust, make {WEIGHTS_NAME} of {'all of them' if is_part else 'it'}, in "
+            f"trust, make {WEIGHTS_NAME} from {'all of them' if is_part else 'it'}, in "
             "an environment with torch and safetensors:\n"
             f"  {convert.format(path=path, root=root, folder=root or '.')}"
         )

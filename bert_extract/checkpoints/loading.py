@@ -237,7 +237,7 @@ def _differs(checkpoint: Checkpoint, key: str, config: BertConfig, found: int) -
     expected = getattr(config, key)
     if key in config.defaults:
         return (
-            f"{checkpoint.config_name} says nothing of {key}, for which the original "
+            f"{checkpoint.config_name} does not set {key}, for which the original "
             f'takes {expected}, and the checkpoint has {found}: add "{key}": '
             f"{found} to it"
         )

@@ -71,7 +71,7 @@ def read_sentence_model(
     if modules is None:
         raise ConfigError(
             f"{path}: --sentence_pooling=model reads there how the model pools, and "
-            "there is no such file: it is no model of sentence-transformers; say which "
+            "there is no such file: it is not a sentence-transformers model; say which "
             "pooling is meant, as in --sentence_pooling=mean"
         )
     places = _places(path, modules)
@@ -125,8 +125,8 @@ def _places(path: str, modules: list[Any]) -> dict[str, str]:
             raise ConfigError(
                 f"{path}: module {number} is {as_shown(kind)}: "
                 "--sentence_pooling=model does what Transformer and Pooling do, and "
-                "Normalize after them, and no more; the vectors would not be the ones "
-                "meant"
+                "Normalize after them, and no more; the vectors would not be the "
+                "intended ones"
             )
         places[name] = place
     if "Pooling" not in places:
@@ -157,7 +157,7 @@ def _mode(path: str, settings: dict[str, Any]) -> str:
             if not key.startswith(_MODE_PREFIX) or not isinstance(value, bool):
                 raise ConfigError(
                     f"{path}: expected {_MODE_PREFIX}...: true or false; found "
-                    f"{as_shown({key: value})}, and nobody here knows what it means"
+                    f"{as_shown({key: value})}, which is not known here"
                 )
         wanted = [_MODE_KEYS.get(key, key) for key, value in keys.items() if value]
     known = tuple(_MODE_KEYS.values())

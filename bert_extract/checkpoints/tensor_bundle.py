@@ -98,7 +98,7 @@ def resolve_prefix(init_checkpoint: str) -> str:
     # other characters of globs match themselves.
     if "[" in prefix or "\\" in prefix:
         raise CheckpointError(
-            f"{prefix}: TensorFlow opens no checkpoint with [ or \\ in its path: "
+            f"{prefix}: TensorFlow cannot open a checkpoint with [ or \\ in its path: "
             "rename it, or link to it under another name"
         )
     return prefix
@@ -114,8 +114,8 @@ def _find_prefix(init_checkpoint: str) -> str:
         raise CheckpointError(_not_found_message(init_checkpoint))
     except UnicodeEncodeError as error:
         raise CheckpointError(
-            f"{init_checkpoint!r}: the path is not UTF-8, and TensorFlow opens no "
-            "other: rename it, or link to it under another name"
+            f"{init_checkpoint!r}: the path is not UTF-8, and TensorFlow cannot open "
+            "such a path: rename it, or link to it under another name"
         ) from error
     except tf.errors.OpError as error:
         raise CheckpointError(
@@ -255,7 +255,7 @@ def _data_file(prefix: str, index: Index, shard: int) -> str:
 def _unreadable(prefix: str, error: Exception) -> CheckpointError:
     missing_hint = "copy or download the checkpoint's files again"
     if isinstance(error, tf.errors.PermissionDeniedError):
-        missing_hint = "let yourself read the checkpoint's files"
+        missing_hint = "give yourself permission to read the checkpoint's files"
     return CheckpointError(
         f"{prefix}: the weights cannot be read ({_reason(error)}): {missing_hint}"
     )

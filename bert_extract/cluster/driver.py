@@ -211,7 +211,7 @@ class _Run:
             num_parts = folder.discard()
             if num_parts:
                 logging.warning(
-                    "%s: discarding what a run left that was stopped, %s parts; with "
+                    "%s: discarding what a stopped run left, %s parts; with "
                     "--resume it would have gone on after them",
                     folder.path,
                     f"{num_parts:,}",

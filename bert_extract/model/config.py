@@ -338,9 +338,8 @@ def _check_plain(bert_config_file: str, json_object: dict[str, Any]) -> None:
         value = json_object.get(key)
         if value not in plain:
             raise ConfigError(
-                f'{bert_config_file}: "{key}" is {as_shown(value)}: of a BERT with '
-                f"anything but {as_shown(plain[0])} there the vectors are not computed "
-                "here"
+                f'{bert_config_file}: "{key}" is {as_shown(value)}: only a BERT that '
+                f"has {as_shown(plain[0])} there is computed here"
             )
     own_code = json_object.get("auto_map")
     if isinstance(own_code, dict) and "AutoModel" in own_code:
@@ -371,13 +370,13 @@ def _warnings(
     if defaults:
         values = ", ".join(f"{key} {json_object[key]}" for key in defaults)
         warnings.append(
-            f"{bert_config_file}: says nothing of {', '.join(defaults)}; the "
+            f"{bert_config_file}: does not set {', '.join(defaults)}; the "
             f"original's defaults are used: {values}"
         )
     if dialect is Dialect.GOOGLE and "model_type" in json_object:
         warnings.append(
             f"{bert_config_file}: is a config of Hugging Face's beside a TensorFlow "
-            'checkpoint; it is read as Google\'s code would: "gelu" is the tanh form, '
-            "and layer_norm_eps is 1e-12"
+            'checkpoint; it is read as Google\'s code would read it: "gelu" is the '
+            "tanh form, and layer_norm_eps is 1e-12"
         )
     return tuple(warnings)

@@ -190,7 +190,7 @@ class BertInputs:
         if config.type_vocab_size < 2 and line.token_type_ids.any():
             raise InputError(
                 f"text {line.unique_id} is a pair, and {config_file} says "
-                "type_vocab_size 1: the model knows single texts only; give the two "
+                "type_vocab_size 1: the model takes single texts only; give the two "
                 "texts one by one, or say pairs=False if it is one"
             )
         vocab = self._tokenizer.vocab

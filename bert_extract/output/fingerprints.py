@@ -46,7 +46,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             lines.extend(_input_differences(before, after))
         elif key.endswith("_sha256"):
             lines.append(
-                f"{_NAMES.get(key, key)} is another one: its SHA-256 began with "
+                f"{_NAMES.get(key, key)} has changed: its SHA-256 began with "
                 f"{str(before)[:_SHOWN_DIGITS]}, and now with "
                 f"{str(after)[:_SHOWN_DIGITS]}"
             )
@@ -103,7 +103,7 @@ def _listed(names: list[str]) -> str:
 def _changes(before: list[int], after: list[int]) -> str:
     """What became of a file, by its bytes and the time of its last change."""
     if len(before) != len(after):
-        return "was a file, or is one now, and the other time was none"
+        return "is a file now and was none, or the other way round"
     sizes, times = zip(before, after, strict=True)
     changes = []
     had, has = (counted(size, "byte") for size in sizes)

@@ -249,7 +249,7 @@ def _read_head(descriptor: int, start: int) -> Frame:
         raise BrokenFrameError(f"expected {MAGIC!r}, found {magic!r}")
     text = _read(descriptor, start + _HEADER.size, head_length)
     if zlib.crc32(text.data) != head_crc:
-        raise BrokenFrameError("the checksum of its head is another")
+        raise BrokenFrameError("the checksum of its head does not match")
     head = json.loads(text.tobytes())  # what a checksum protects is as it was written
     shape, dtype = tuple(head.pop("shape")), head.pop("dtype")
     vectors_start = start + _HEADER.size + head_length
@@ -283,7 +283,7 @@ def _read_vectors(descriptor: int, frame: Frame) -> NDArray[Any]:
     num_bytes = frame.end - frame.vectors_start
     content = _read(descriptor, frame.vectors_start, num_bytes)
     if crc32(content.data) != frame.vectors_crc:
-        raise BrokenFrameError("the checksum of its vectors is another")
+        raise BrokenFrameError("the checksum of its vectors does not match")
     return content.view(frame.dtype).reshape(frame.shape)
 
 

@@ -311,10 +311,12 @@ def read_manifest(folder: str) -> list[Part]:
     """
     path = os.path.join(folder, _MANIFEST)
     if not os.path.exists(os.path.join(folder, SUCCESS)):
-        found = "a run that did not end" if is_parts_folder(folder) else "another one"
+        found = (
+            "a run that did not end" if is_parts_folder(folder) else "something else"
+        )
         raise InputError(
             f"{folder}: expected a file of records, or a folder of parts with {SUCCESS}"
-            f" in it; found the folder of {found}"
+            f" in it; found a folder of {found}"
             + (", which --resume goes on with" * is_parts_folder(folder))
         )
     try:

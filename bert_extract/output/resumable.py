@@ -238,15 +238,13 @@ class PartialWriter:
             left = read_run_file(self._partial_run_file)
             if left is not None and left.checkpoints:
                 logging.warning(
-                    "%s: discarding what a run left that was stopped, %s; with "
+                    "%s: discarding what a stopped run left, %s; with "
                     "--resume it would have gone on after them",
                     self._partial,
                     counted(left.checkpoints[-1].num_records, "line"),
                 )
             else:
-                logging.warning(
-                    "%s: discarding what a run left that was stopped", self._partial
-                )
+                logging.warning("%s: discarding what a stopped run left", self._partial)
         os.ftruncate(self._descriptor, 0)
 
     def _start(self) -> None:

@@ -111,7 +111,7 @@ def _to_run_file(content: Any) -> RunFile:
     crc = content.pop(_RUN_FILE_CRC, None)
     is_old = "checkpoints" not in content  # of a version without checksums
     if crc != (None if is_old else _crc_of(content)):
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match")
     run_file = RunFile(**content)
     for field in fields(run_file):
         _check_field(field.name, getattr(run_file, field.name))

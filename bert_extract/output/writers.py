@@ -197,7 +197,7 @@ def open_writer(
     """
     if is_remote(output_file):
         _refuse_format(kind.format, output_file, "is a remote object")
-        _refuse_resume(resume, output_file, "a remote object cannot be gone on with")
+        _refuse_resume(resume, output_file, "a remote object cannot be resumed")
         return StreamWriter(output_file)
     if descriptor_of(output_file) is not None:
         _refuse_format(kind.format, output_file, "is a stream")

@@ -182,7 +182,7 @@ def expand_input_files(
         if name == STDIN:
             raise InputError(
                 f"{input_file}: standard input cannot be one of several files; "
-                "join them before, as in 'cat a.txt - | bert-extract --input_file=-'"
+                "join them first, as in 'cat a.txt - | bert-extract --input_file=-'"
             )
         paths.extend(_expand_name(name, is_left_out))
     return tuple(paths)
@@ -198,8 +198,8 @@ def _expand_name(name: str, is_left_out: Callable[[str], bool]) -> list[str]:
         matched, paths = paths, [path for path in paths if not is_left_out(path)]
         if matched and not paths:
             raise InputError(
-                f"{name}: this tool wrote all that matches this pattern, "
-                f"{matched[0]} for one; name the file if it is the text"
+                f"{name}: this tool wrote everything that matches this pattern, "
+                f"such as {matched[0]}; name the file if it is the text to read"
             )
     if not paths:
         raise InputError(
@@ -228,8 +228,8 @@ def reading(path: str) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path}: not a whole gzip file: {error}. Get a whole one ('gzip -t' "
-            "checks it) and run again without --resume, which goes on with the very "
-            "same input only"
+            "checks it) and run again without --resume, which only goes on with the "
+            "very same input"
         ) from error
     except OSError as error:
         reason = error.strerror or str(error)

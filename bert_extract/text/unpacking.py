@@ -134,6 +134,6 @@ class _ZstandardText(io.RawIOBase):
     def _broken(self, reason: str) -> InputError:
         return InputError(
             f"{self._name}: not a whole Zstandard file: {reason}. Get a whole one "
-            "('zstd -t' checks it) and run again without --resume, which goes on with "
-            "the very same input only"
+            "('zstd -t' checks it) and run again without --resume, which only goes on "
+            "with the very same input"
         )

@@ -169,7 +169,7 @@ def _check_cutting(path: str, tokenizer: dict[str, Any]) -> None:
             f'{path}: "added_tokens" has {len(words)} that '
             f"{'is' if len(words) == 1 else 'are'} not special, {as_shown(words[0])} "
             "first: text is cut here as BERT cuts it, without any, and the model's "
-            "vectors would not be the ones meant"
+            "vectors would not be the intended ones"
         )
     model = tokenizer.get("model")
     most = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
@@ -210,5 +210,5 @@ def _normalizer_settings(path: str, tokenizer: dict[str, Any]) -> dict[str, _Set
 def _refusal(path: str, key: str, value: object, plain: object) -> ConfigError:
     return ConfigError(
         f'{path}: "{key}" is {as_shown(value)}: text is cut here as BERT cuts it, with '
-        f"{as_shown(plain)}, and the model's vectors would not be the ones meant"
+        f"{as_shown(plain)}, and the model's vectors would not be the intended ones"
     )

@@ -50,7 +50,7 @@ class Vocab:
     def describe(self, token_id: int) -> str:
         """What a message calls one of its ids, as in "'un' (line 5 of vocab.txt)"."""
         if token_id == len(self.tokens):
-            return f"{UNKNOWN_TOKEN}, which {self.vocab_file} has not"
+            return f"{UNKNOWN_TOKEN}, which {self.vocab_file} does not have"
         return f"{self.tokens[token_id]!r} (line {token_id + 1} of {self.vocab_file})"
 
     @classmethod
@@ -101,9 +101,9 @@ def case_warning(vocab: Vocab, do_lower_case: bool) -> str | None:
         )
     if not do_lower_case and share < 0.01:
         return (
-            f"{vocab.vocab_file}: hardly a wordpiece has a capital letter, so it looks "
-            "like an uncased vocab, but the text is not lower-cased and every word "
-            "with a capital will become [UNK] or single letters; use "
+            f"{vocab.vocab_file}: almost no wordpiece has a capital letter, so it "
+            "looks like an uncased vocab, but the text is not lower-cased and every "
+            "word with a capital will become [UNK] or single letters; use "
             "--do_lower_case=true."
         )
     return None
@@ -225,7 +225,7 @@ def _oddities(
         yield (
             f"{vocab_file}: {_count(len(unmatched), 'line')} longer than "
             f"{MAX_CHARS_PER_WORD} characters or with a NUL, line {unmatched[0] + 1} "
-            "first; no text will match them, nor does it with upstream."
+            "first; no text will match them, and none does upstream."
         )
 
 

@@ -277,7 +277,7 @@ def test_a_pickle_is_refused(tmp_path: Path, content: bytes, name: str) -> None:
     message = load_error(path)
     assert message.startswith(
         f"{path}: is a pickle of torch, and a pickle is a program: it is not read. If "
-        "it comes from somebody you trust, make model.safetensors of it, in an "
+        "it comes from somebody you trust, make model.safetensors from it, in an "
         "environment with torch and safetensors:\n"
         '  python -c "import torch, safetensors.torch as s; s.save_file('
     )
@@ -301,7 +301,7 @@ def test_pickles_in_several_files_are_converted_together(tmp_path: Path) -> None
     (tmp_path / index).write_text(json.dumps({"weight_map": {"a": first}}))
     rest = (
         ": is a pickle of torch, one of several, and a pickle is a program: it is not "
-        "read. If it comes from somebody you trust, make model.safetensors of all of "
+        "read. If it comes from somebody you trust, make model.safetensors from all of "
         "them, in an environment with torch and safetensors:\n"
         '  python -c "import pathlib, torch, safetensors.torch as s; '
         f"d = pathlib.Path('{tmp_path}/'); s.save_file({{k: v.clone().contiguous() for "

@@ -353,8 +353,8 @@ def test_a_path_that_is_not_utf8() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_weights(open_checkpoint("caf\udce9/bert_model.ckpt"), CONFIG)
     assert str(caught.value) == (
-        "'caf\\udce9/bert_model.ckpt': the path is not UTF-8, and TensorFlow opens no "
-        "other: rename it, or link to it under another name"
+        "'caf\\udce9/bert_model.ckpt': the path is not UTF-8, and TensorFlow cannot "
+        "open such a path: rename it, or link to it under another name"
     )
 
 
@@ -368,8 +368,8 @@ def test_a_path_that_tensorflow_takes_for_a_pattern(
         with pytest.raises(CheckpointError) as caught:
             load_weights(open_checkpoint(str(init_checkpoint)), CONFIG)
         assert str(caught.value) == (
-            f"{tmp_path}/{name}/bert_model.ckpt: TensorFlow opens no checkpoint with "
-            "[ or \\ in its path: rename it, or link to it under another name"
+            f"{tmp_path}/{name}/bert_model.ckpt: TensorFlow cannot open a checkpoint "
+            "with [ or \\ in its path: rename it, or link to it under another name"
         )
 
 
@@ -436,7 +436,7 @@ def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
         CONFIG, type_vocab_size=16, defaults=("type_vocab_size", "hidden_act")
     )
     assert load_error(prefix, config).splitlines()[-2:] == [
-        "bert_config.json says nothing of type_vocab_size, for which the original "
+        "bert_config.json does not set type_vocab_size, for which the original "
         'takes 16, and the checkpoint has 2: add "type_vocab_size": 2 to it',
         TAKE_ITS_CONFIG,
     ]
@@ -445,7 +445,7 @@ def test_what_a_config_does_not_say_is_for_the_checkpoint_to_judge(
         CONFIG, num_hidden_layers=2, defaults=("num_hidden_layers",)
     )
     assert load_error(prefix, config) == (
-        ": bert_config.json says nothing of num_hidden_layers, for which the original "
+        ": bert_config.json does not set num_hidden_layers, for which the original "
         'takes 2, and the checkpoint has 3: add "num_hidden_layers": 3 to it'
     )
     for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):

@@ -134,7 +134,10 @@ SQUARE_ROOT = mode_of() | {"pooling_mode_mean_sqrt_len_tokens": True}
         ({"pooling": {"pooling_mode": 3}}, "found 3"),
         ({"pooling": {"pooling_mode": [["cls"]]}}, 'found [["cls"]]'),
         ({"pooling": mode_of() | {"pooling_mode_x": "yes"}}, 'found {"pooling_mode_x"'),
-        ({"pooling": mode_of("mean") | {"new": 1}}, 'found {"new": 1}, and nobody'),
+        (
+            {"pooling": mode_of("mean") | {"new": 1}},
+            'found {"new": 1}, which is not known',
+        ),
         ({"pooling": [1]}, "1_Pooling/config.json: expected a JSON object; found [1]"),
         ({"transformer": {"do_lower_case": True}}, "the tokenizer is a cased one"),
         (
@@ -158,7 +161,7 @@ def test_what_cannot_be_honoured_is_refused(
 
 def test_a_model_that_says_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"modules.json: .* no such file: it is no mod"
+        ConfigError, match=r"modules.json: .* no such file: it is not a sentence-t"
     ):
         read_sentence_model(str(tmp_path), True, 128)
     write_files(tmp_path)

@@ -91,7 +91,7 @@ def test_what_a_config_does_not_say_is_what_the_original_takes(tmp_path: Path) -
     )
     assert config.defaults == tuple(keys.split(", "))
     assert config.warnings == (
-        f"{path}: says nothing of {keys}; the original's defaults are used: "
+        f"{path}: does not set {keys}; the original's defaults are used: "
         "hidden_size 768, num_hidden_layers 12, num_attention_heads 12, "
         "intermediate_size 3072, hidden_act gelu, max_position_embeddings 512",
     )
@@ -347,8 +347,8 @@ def test_what_makes_it_another_model_is_refused(
     tmp_path: Path, key: str, value: object, plain: str
 ) -> None:
     assert hugging_face_error(tmp_path, **{key: value}) == (
-        f'"{key}" is {json.dumps(value)}: of a BERT with anything but {plain} there '
-        "the vectors are not computed here"
+        f'"{key}" is {json.dumps(value)}: only a BERT that has {plain} there is '
+        "computed here"
     )
 
 
@@ -382,8 +382,8 @@ def test_its_config_beside_a_tensorflow_checkpoint(tmp_path: Path) -> None:
     assert (config.hidden_act, config.layer_norm_eps) == ("gelu", 1e-12)
     assert config.warnings == (
         f"{path}: is a config of Hugging Face's beside a TensorFlow checkpoint; it is "
-        'read as Google\'s code would: "gelu" is the tanh form, and layer_norm_eps is '
-        "1e-12",
+        'read as Google\'s code would read it: "gelu" is the tanh form, and '
+        "layer_norm_eps is 1e-12",
     )
 
 

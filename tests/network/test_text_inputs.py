@@ -120,7 +120,7 @@ def changed(tiny_bert: Path, folder: Path, key: str, value: int) -> BertInputs:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("type_vocab_size", 1, "text 1 is a pair, and .* knows single texts only"),
+        ("type_vocab_size", 1, "text 1 is a pair, and .* takes single texts only"),
         ("vocab_size", 103, "text 0: .* has no embedding: .* vocab_size 103"),
     ],
 )

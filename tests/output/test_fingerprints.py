@@ -34,7 +34,7 @@ def after(**changes: Any) -> list[str]:
         ),
         (
             {"checkpoint_sha256": "f" * 64},
-            "the checkpoint is another one: its SHA-256 began with 0123456789ab, and "
+            "the checkpoint has changed: its SHA-256 began with 0123456789ab, and "
             "now with ffffffffffff",
         ),
         (

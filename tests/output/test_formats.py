@@ -470,7 +470,7 @@ def test_files_of_others_are_input_errors(tmp_path: Path) -> None:
         load_features(tmp_path / "any.parquet")
     with pytest.raises(InputError, match=r"none\.h5: cannot be read"):
         load_features(tmp_path / "none.h5")
-    with pytest.raises(InputError, match=f"{tmp_path}: .*found the folder of another"):
+    with pytest.raises(InputError, match=f"{tmp_path}: .*found a folder of something"):
         load_features(tmp_path)
 
 

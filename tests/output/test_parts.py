@@ -285,7 +285,7 @@ def test_a_folder_that_is_not_complete_says_so(tmp_path: Path) -> None:
     folder, _ = make_folder(tmp_path / "out.parts")
     with pytest.raises(InputError, match="run that did not end, which --resume goes"):
         list(read_features(folder.path))
-    with pytest.raises(InputError, match="found the folder of another one"):
+    with pytest.raises(InputError, match="found a folder of something else"):
         list(read_features(tmp_path))
 
 

@@ -757,7 +757,7 @@ def test_a_leftover_is_discarded_with_a_warning(
     writer = open_writer(str(path), {"layers": [3]}, resume=False)
     assert writer.num_records_kept == 0
     assert told == [
-        f"{path}.partial: discarding what a run left that was stopped, 57 lines; with "
+        f"{path}.partial: discarding what a stopped run left, 57 lines; with "
         "--resume it would have gone on after them"
     ]
     write_all(writer, pieces[:5])
@@ -772,7 +772,7 @@ def test_a_leftover_of_which_nothing_is_known_is_discarded_without_a_promise(
     Path(f"{path}.partial").write_bytes(b"{}\n")
     told = warnings(monkeypatch)
     open_writer(str(path), FINGERPRINT, resume=False).suspend()
-    assert told == [f"{path}.partial: discarding what a run left that was stopped"]
+    assert told == [f"{path}.partial: discarding what a stopped run left"]
 
 
 # ---------------------------------------------------------------------- overlap

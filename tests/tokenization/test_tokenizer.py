@@ -307,7 +307,7 @@ def test_pieces_that_tensorflow_text_cannot_hold_keep_their_places(
     ]
     assert vocab.warnings[-1] == (
         f"{vocab_file}: 4 lines are longer than 200 characters or with a NUL, line 5 "
-        "first; no text will match them, nor does it with upstream."
+        "first; no text will match them, and none does upstream."
     )
 
 
@@ -366,7 +366,7 @@ def test_without_unk_a_word_that_nobody_spells_has_an_id_of_its_own(
     assert aligned.starts.tolist() == [0, 1, 3, 7]
     assert aligned.ends is not None
     assert aligned.ends.tolist() == [1, 2, 6, 8]
-    assert vocab.describe(5) == f"[UNK], which {vocab_file} has not"
+    assert vocab.describe(5) == f"[UNK], which {vocab_file} does not have"
 
 
 def test_blank_lines_at_the_end_are_no_riddle(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_an_uncased_vocab_without_lower_casing_is_warned_about(
 ) -> None:
     assert case_warning(real_vocab, do_lower_case=True) is None
     assert case_warning(real_vocab, do_lower_case=False) == (
-        f"{real_vocab.vocab_file}: hardly a wordpiece has a capital letter, so it "
+        f"{real_vocab.vocab_file}: almost no wordpiece has a capital letter, so it "
         "looks like an uncased vocab, but the text is not lower-cased and every word "
         "with a capital will become [UNK] or single letters; use --do_lower_case=true."
     )

@@ -115,8 +115,8 @@ def test_what_is_not_done_is_refused(
     settings(tmp_path, **{key: value})
     assert error(tmp_path) == (
         f'tokenizer_config.json: "{key}" is {json.dumps(value)}: text is cut here as '
-        f"BERT cuts it, with {plain}, and the model's vectors would not be the ones "
-        "meant"
+        f"BERT cuts it, with {plain}, and the model's vectors would not be the "
+        "intended ones"
     )
 
 
@@ -157,7 +157,7 @@ def test_a_tokenizer_that_cuts_otherwise_is_refused(
     tokenizer(tmp_path, **{key: value})
     assert error(tmp_path, True) == (
         f'tokenizer.json: "{key}" is {shown}: text is cut here as BERT cuts it, with '
-        f'"{plain}", and the model\'s vectors would not be the ones meant'
+        f'"{plain}", and the model\'s vectors would not be the intended ones'
     )
 
 
