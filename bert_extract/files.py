@@ -8,6 +8,7 @@ models. TensorFlow is imported where such a path is met, and what it raises is a
 
 import contextlib
 import glob
+import hashlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from bert_extract.errors import BertExtractError, ConfigError, as_shown
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 _FILE_SCHEME = "file://"
+_BLOCK_SIZE = 1 << 20
 
 # How a file begins that git-lfs has put in the place of a large one.
 _LFS_POINTER = b"version https://git-lfs"
@@ -183,6 +185,19 @@ def open_file(path: str, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> IO[bytes]
       OSError: it cannot be opened. Reading may raise that, too.
     """
     return io.BufferedReader(open_raw_file(path), buffer_size)
+
+
+def sha256_of(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_file(path, _BLOCK_SIZE) as reader:
+        while block := reader.read(_BLOCK_SIZE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def open_raw_file(path: str) -> io.RawIOBase:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,11 +22,17 @@ from bert_extract.errors import (
     OutputError,
     counted,
 )
-from bert_extract.files import is_remote, open_file
+from bert_extract.files import is_remote, sha256_of
 from bert_extract.formats import JSONL, check_installed, format_of
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import arithmetic
 from bert_extract.options import MODEL_POOLING, Job, parse_shard
+from bert_extract.output.fingerprints import (
+    CONTENTS,
+    STAMPS,
+    is_of_same_names,
+    is_same,
+)
 from bert_extract.output.limits import Room, check_inputs
 from bert_extract.output.record import RecordSchema
 from bert_extract.output.writers import (
@@ -35,6 +40,7 @@ from bert_extract.output.writers import (
     Writer,
     encoder_for,
     find_complete,
+    find_fingerprint,
     fingerprint_of,
     free_bytes,
     open_writer,
@@ -55,7 +61,6 @@ from bert_extract.version import __version__
 
 # `--verbosity=1` shows so many examples, as the original did.
 _NUM_SHOWN = 5
-_BLOCK_SIZE = 1 << 20
 
 
 def run_job(
@@ -204,12 +209,15 @@ def _do_output(
         splits = plan_splits(input_files, shard)
         if shard is not None:
             watch.check_all()  # their sizes and lines say where the shard begins
-        summary.fingerprint = {
+        fingerprint = {
             **fingerprint_of_job(model, job, model_files, watch, kind),
             **fingerprint_of_arithmetic(model),
         }
+        summary.fingerprint, resume = _with_contents(
+            job, output_file, watch, fingerprint
+        )
         summary.same_bytes = model.keeps_bits
-        if job.resume and _is_complete(summary, progress.num_outputs > 1):
+        if resume and _is_complete(summary, progress.num_outputs > 1):
             return
         check_inputs(splits, kind.format, output_file)
         engine = Engine(model)
@@ -217,7 +225,7 @@ def _do_output(
         start = time.monotonic()
         try:
             guard.check_again(job, output_file)
-            writer = open_writer(output_file, kind, summary.fingerprint, job.resume)
+            writer = open_writer(output_file, kind, summary.fingerprint, resume)
             _write(engine, job, splits, watch, writer, kind, summary, progress)
         finally:
             summary.seconds = time.monotonic() - start
@@ -431,7 +439,7 @@ def fingerprint_of_job(
         "precision": options.precision,
         "errors": job.errors,
         "shard": job.shard,
-        "input": watch.fingerprint(),
+        STAMPS: watch.fingerprint(),
         "bert_extract": __version__,
         "tensorflow": tf.__version__,
     }
@@ -450,12 +458,51 @@ def fingerprint_of_arithmetic(model: OpenedModel) -> dict[str, Any]:
     }
 
 
+def _with_contents(
+    job: Job, output_file: str, watch: InputWatch, fingerprint: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """Adds what the inputs contain, and compares it with what the output was made of.
+
+    Inputs of another time, and the same content, count as those of the earlier run. Of
+    another content, with `output_dir` their output is made anew; it stays what it is
+    until the new one is complete.
+
+    Args:
+      job: whether it goes on with what is there.
+      output_file: where it may be.
+      watch: the inputs.
+      fingerprint: all else that the bytes of the output depend on.
+
+    Returns:
+      The fingerprint, and whether to go on with what is there.
+
+    Raises:
+      InputError: an input cannot be read, or is changing.
+    """
+    earlier = find_fingerprint(output_file) if job.resume else None
+    if earlier is not None and is_same(earlier, fingerprint, ignored=(CONTENTS,)):
+        # Reading all texts again each time would take long.
+        if CONTENTS in earlier:
+            fingerprint = {**fingerprint, CONTENTS: earlier[CONTENTS]}
+        return fingerprint, True
+    # A shard is not the only one to read the file.
+    contents = None if job.shard else watch.checksums()
+    fingerprint = {**fingerprint, CONTENTS: contents}
+    if earlier is None or not is_of_same_names(earlier, fingerprint):
+        return fingerprint, job.resume
+    is_known = contents is not None and None not in contents
+    if is_known and earlier.get(CONTENTS) == contents:
+        return {**fingerprint, STAMPS: earlier[STAMPS]}, True
+    if not job.output_dir:
+        return fingerprint, True  # which is refused, with the difference
+    logging.info(
+        "%s: is made anew: the text has changed since the run that made it", output_file
+    )
+    return fingerprint, False
+
+
 def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
     try:
-        with open_file(path, _BLOCK_SIZE) as reader:
-            while block := reader.read(_BLOCK_SIZE):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read it: {error.strerror}") from error
-    return digest.hexdigest()

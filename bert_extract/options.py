@@ -311,7 +311,8 @@ class Job:
         False,
         "Whether to go on after the last record of a run of the same command that was "
         "stopped. With nothing to resume it starts from the beginning; on a complete "
-        "output it does nothing.",
+        "output it does nothing. A text that has changed since is refused; with "
+        "--output_dir its output is made anew.",
     )
     overwrite: bool = _option(
         False,

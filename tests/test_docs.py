@@ -323,7 +323,9 @@ def test_make_runs_once_for_each_text_and_then_not_again(
     assert (clone / "features" / "a.jsonl").read_bytes() == before
 
 
-def test_cron_is_silent_and_does_nothing_twice(clone: Path, bert_flags: Path) -> None:
+def test_cron_is_silent_and_does_only_what_has_changed(
+    clone: Path, bert_flags: Path
+) -> None:
     (line,) = one_block("crontab").text.splitlines()
     fields = line.split(maxsplit=5)
     assert all(re.fullmatch(r"[\d*/,-]+", field) for field in fields[:5])
@@ -331,14 +333,25 @@ def test_cron_is_silent_and_does_nothing_twice(clone: Path, bert_flags: Path) ->
     shutil.rmtree(clone / "features", ignore_errors=True)
     (clone / "features").mkdir()
     stamps = []
-    for _ in range(2):
-        # cron gives next to nothing; the command has to find its way.
-        done = run(clone, fields[5], PATH="/usr/bin:/bin")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        made = sorted(clone.glob("features/*.jsonl"))
-        assert [path.name for path in made] == ["a.jsonl", "b.jsonl"]
-        stamps.append([path.stat().st_mtime_ns for path in made])
-    assert stamps[0] == stamps[1]
+    text = clone / "corpus" / "b.txt"
+    content = text.read_bytes()
+    try:
+        for _ in range(2):
+            # cron gives next to nothing; the command has to find its way.
+            done = run(clone, fields[5], PATH="/usr/bin:/bin")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            made = sorted(clone.glob("features/*.jsonl"))
+            assert [path.name for path in made] == ["a.jsonl", "b.jsonl"]
+            stamps.append(made[0].stat().st_mtime_ns)
+            os.utime(clone / "corpus" / "a.txt")
+            text.write_bytes(b"one more\n" + content)
+        assert stamps[0] == stamps[1]
+        lines = [features.linex_index for features in bert_extract.read_features(made)]
+        assert len(lines) == (clone / "corpus" / "a.txt").read_bytes().count(b"\n") + (
+            1 + content.count(b"\n")
+        )
+    finally:
+        text.write_bytes(content)
 
 
 def test_shards_by_make_add_up_to_the_single_run(

@@ -57,6 +57,12 @@ def linex_indexes(path: Path) -> list[int]:
     return [json.loads(line)["linex_index"] for line in path.read_bytes().splitlines()]
 
 
+def written(path: Path) -> tuple[int, int]:
+    """Which file it is, and of when; it may have been looked at."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -126,26 +132,63 @@ def test_a_bad_file_does_not_stop_the_others(model: OpenedModel, folder: Path) -
 
 def test_resume_skips_what_is_complete(model: OpenedModel, folder: Path) -> None:
     run_dir(model, folder)
-    before = (folder / "out" / "a.jsonl").stat()
+    before = written(folder / "out" / "a.jsonl")
     (folder / "in" / "b.txt").write_bytes(b"one\ntwo\n")
     summaries = run_dir(model, folder, resume=True)
     assert [summary.resumed_lines for summary in summaries] == [2, 0, 3]
     assert [summary.num_lines for summary in summaries] == [0, 2, 0]
-    assert (folder / "out" / "a.jsonl").stat() == before
+    assert written(folder / "out" / "a.jsonl") == before
 
 
-def test_a_fingerprint_that_differs_fails_that_file_alone(
+def test_a_text_that_changed_is_done_anew(model: OpenedModel, folder: Path) -> None:
+    (folder / "in" / "b.txt").unlink()
+    run_dir(model, folder)
+    a, out = folder / "in" / "a.txt", folder / "out" / "a.jsonl"
+    of_c, old = written(folder / "out" / "c.jsonl"), out.read_bytes()
+    # Until the new output is complete, the old one stays.
+    a.write_bytes(b"one\ntwo\nthree\n\xff\n")
+    first, second = run_dir(model, folder, resume=True)
+    assert first.error is not None
+    assert "a.txt: line 4 is not UTF-8" in first.error
+    assert out.read_bytes() == old
+    a.write_bytes(b"two\nthree\none\nfour\n")  # what was begun is of another text
+    first, second = run_dir(model, folder, resume=True)
+    assert (first.resumed_lines, first.num_lines, first.error) == (0, 4, None)
+    assert linex_indexes(out) == [0, 1, 2, 3]
+    assert load_features(str(out))[2].tokens[1] == "one"
+    assert (second.resumed_lines, second.num_lines) == (3, 0)
+    # Another time is no other text.
+    new = written(out)
+    for name in ("a.txt", "c.txt.gz"):
+        os.utime(folder / "in" / name, ns=(1, 1))
+    done = run_dir(model, folder, resume=True)
+    assert [(s.resumed_lines, s.num_lines) for s in done] == [(4, 0), (3, 0)]
+    assert [written(out), written(folder / "out" / "c.jsonl")] == [new, of_c]
+    assert names(folder / "out") == [
+        *("a.jsonl", "a.jsonl.run.json", "c.jsonl", "c.jsonl.run.json")
+    ]
+
+
+def test_what_was_not_made_of_the_old_text_is_not_replaced_by_the_new_ones(
     model: OpenedModel, folder: Path
 ) -> None:
     (folder / "in" / "b.txt").unlink()
     run_dir(model, folder)
-    (folder / "in" / "a.txt").write_bytes(b"one\ntwo\nthree\n")
+    a, out = folder / "in" / "a.txt", folder / "out" / "a.jsonl"
+    a.write_bytes(b"one\ntwo\nthree\n")
+    # Other flags: what is there was asked for by somebody else.
+    first, _ = run_dir(model, folder, resume=True, errors="ignore")
+    assert first.error is not None
+    assert "\n  --errors was strict, and is now ignore\n" in first.error
+    assert "made by a different run:\n  --errors was strict" in first.error
+    # A record was taken out by hand.
+    edited = out.read_bytes().splitlines(keepends=True)[0]
+    out.write_bytes(edited)
     first, second = run_dir(model, folder, resume=True)
     assert first.error is not None
-    a = folder / "in" / "a.txt"
     assert f"made by a different run:\n  the input {a} had 8 bytes and " in first.error
+    assert out.read_bytes() == edited
     assert second.error is None
-    assert linex_indexes(folder / "out" / "a.jsonl") == [0, 1]
 
 
 def test_the_folder_is_made_with_its_parents(
@@ -476,7 +519,7 @@ def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
     keys = "checkpoint_sha256 vocab_sha256 bert_config_sha256 do_lower_case layers"
     keys += " max_seq_length precision errors shard input bert_extract tensorflow"
     keys += " device arithmetic arithmetic_settings same_bytes output_format unit"
-    keys += " word_pooling pairs"
+    keys += " word_pooling pairs input_sha256"
     keys += " sentence_pooling layer_pooling offsets long_text doc_stride"
     assert sorted(output["fingerprint"]) == sorted(keys.split())
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bert_extract import Job, Options, OptionsError, OutputError
+from bert_extract import InputError, Job, Options, OptionsError, OutputError
 from bert_extract.inputs import batching
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
@@ -194,13 +194,42 @@ def test_what_does_not_change_the_bytes_is_not_in_the_fingerprint(
 def test_an_input_that_changed_is_refused(model: OpenedModel, tmp_path: Path) -> None:
     files = Files(write_input(tmp_path / "in.txt", 5), tmp_path / "out.jsonl")
     run(model, **files.fields())
-    os.utime(files.input_file, ns=(1, 1))
-    with pytest.raises(
-        OutputError, match=f"\n  the input {files.input_file} was last "
-    ):
+    with open(files.input_file, "ab") as writer:
+        writer.write(b"more\n")
+    before = files.output_file.read_bytes()
+    # One line: what differs in content is told by size and time.
+    message = f"run:\n  the input {files.input_file} had [^\n]* now [^\n]*\nGive the"
+    with pytest.raises(OutputError, match=message):
         run(model, **files.fields(resume=True))
+    assert files.output_file.read_bytes() == before
     with pytest.raises(OutputError, match="\n  --errors was strict, and is now ignore"):
         run(model, **files.fields(resume=True, errors="ignore"))
+
+
+def test_an_input_of_another_time_and_the_same_content_is_the_same(
+    model: OpenedModel, tmp_path: Path
+) -> None:
+    files = Files(write_input(tmp_path / "in.txt", 80), tmp_path / "out.jsonl")
+    good = files.input_file.read_bytes()
+    files.input_file.write_bytes(good + b"\xff\n")
+    summaries: list[Summary] = []
+    job = Job(
+        input_file=str(files.input_file),
+        output_file=str(files.output_file),
+        resume=True,
+    )
+    for number in range(2):
+        os.utime(files.input_file, ns=(number, number))
+        with pytest.raises(InputError, match="is not UTF-8"):
+            run_job(model, job, summaries)
+    assert [summary.resumed_lines for summary in summaries] == [0, 80]
+    files.input_file.write_bytes(good)
+    run(model, **files.fields())
+    before = files.output_file.stat()
+    os.utime(files.input_file, ns=(1, 1))
+    summary = run(model, **files.fields(resume=True))
+    assert (summary.num_lines, summary.resumed_lines) == (0, 80)
+    assert files.output_file.stat().st_mtime_ns == before.st_mtime_ns
 
 
 @pytest.mark.parametrize("option", ["resume", "shard"])

@@ -31,12 +31,9 @@ from bert_extract.model import devices
 from bert_extract.model.config import BertConfig
 from bert_extract.options import Job, Options
 from bert_extract.output import parts as parts_module
+from bert_extract.output.fingerprints import as_read_back
 from bert_extract.output.parts import Part, PartsFolder, part_name, temporary_file
-from bert_extract.output.resumable import (
-    as_read_back,
-    refuse_difference,
-    told_fingerprint,
-)
+from bert_extract.output.resumable import refuse_difference, told_fingerprint
 from bert_extract.output.writers import (
     OutputSpec,
     find_complete,

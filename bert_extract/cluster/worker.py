@@ -30,10 +30,9 @@ from bert_extract.jobs import (
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.output.append_file import Buffer, crash_point, explaining
 from bert_extract.output.checksum import crc32
-from bert_extract.output.fingerprints import differences
+from bert_extract.output.fingerprints import as_read_back, differences
 from bert_extract.output.limits import Room
 from bert_extract.output.parts import Part, commit, temporary_file
-from bert_extract.output.resumable import as_read_back
 from bert_extract.output.writers import encoder_for, open_writer
 from bert_extract.progress import Summary
 from bert_extract.text.splits import SplitReader

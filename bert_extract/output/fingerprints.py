@@ -1,10 +1,16 @@
 """Two fingerprints -> sentences that say how the runs differ, for people."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from bert_extract.errors import counted
+
+# The keys of what is known of the inputs: [name], or [name, bytes, nanoseconds] of
+# each; and their SHA-256, where they were read for it.
+STAMPS = "input"
+CONTENTS = "input_sha256"
 
 _SECOND = 10**9  # in nanoseconds
 # Characters of a checksum that are shown: enough to tell two apart.
@@ -29,6 +35,43 @@ _NAMES = {
 }
 
 
+def is_same(
+    was: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]
+) -> bool:
+    """Whether nothing differs, but for what is ignored.
+
+    Args:
+      was: the fingerprint of the run that was, read from JSON.
+      now: that of this run.
+      ignored: keys.
+    """
+    now = as_read_back(now)
+    keys = {*was, *now}.difference(ignored)
+    return all(was.get(key) == now.get(key) for key in keys)
+
+
+def is_of_same_names(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether nothing differs but what the inputs contain, and when they were written.
+
+    Args:
+      was: the fingerprint of the run that was, read from JSON.
+      now: that of this run.
+    """
+    before, after = was.get(STAMPS), now.get(STAMPS)
+    return (
+        is_same(was, now, (STAMPS, CONTENTS))
+        and _are_stamps(before)
+        and _are_stamps(after)
+        and _names(before) == _names(after)
+    )
+
+
+def as_read_back(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives a fingerprint as JSON gives it back: with lists for tuples."""
+    read_back: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
+    return read_back
+
+
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Says what differs, a line each.
 
@@ -42,7 +85,9 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         after: Any = now.get(key)
         if before == after:
             continue
-        if key == "input" and _are_stamps(before) and _are_stamps(after):
+        if key == CONTENTS:
+            continue  # of the same size and time it counts as the same
+        if key == STAMPS and _are_stamps(before) and _are_stamps(after):
             lines.extend(_input_differences(before, after))
         elif key.endswith("_sha256"):
             lines.append(
@@ -69,7 +114,11 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _are_stamps(inputs: Any) -> bool:
+def _names(stamps: list[list[Any]]) -> list[str]:
+    return [stamp[0] for stamp in stamps]
+
+
+def _are_stamps(inputs: Any) -> TypeGuard[list[list[Any]]]:
     """Whether it is what is known of inputs: [name], or [name, bytes, nanoseconds]."""
     return isinstance(inputs, list) and all(
         isinstance(stamp, list)
@@ -81,7 +130,7 @@ def _are_stamps(inputs: Any) -> bool:
 
 
 def _input_differences(was: list[list[Any]], now: list[list[Any]]) -> Iterator[str]:
-    names_before, names_now = ([stamp[0] for stamp in stamps] for stamps in (was, now))
+    names_before, names_now = _names(was), _names(now)
     if names_before != names_now:
         yield (
             f"--input_file was {_listed(names_before)}, and is now {_listed(names_now)}"

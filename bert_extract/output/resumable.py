@@ -9,7 +9,6 @@ OUTPUT.partial at the end, as OUTPUT.partial.whole, which is then renamed to OUT
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from bert_extract.errors import OutputError, counted
 from bert_extract.output import append_file
 from bert_extract.output.append_file import AppendFile, Buffer, explaining
 from bert_extract.output.checksum import crc32
-from bert_extract.output.fingerprints import differences
+from bert_extract.output.fingerprints import as_read_back, differences
 from bert_extract.output.run_file import (
     START,
     Checkpoint,
@@ -236,15 +235,17 @@ class PartialWriter:
     def _discard_leftover(self) -> None:
         if os.fstat(self._descriptor).st_size:
             left = read_run_file(self._partial_run_file)
+            what = way = ""
             if left is not None and left.checkpoints:
-                logging.warning(
-                    "%s: discarding what a stopped run left, %s; with "
-                    "--resume it would have gone on after them",
-                    self._partial,
-                    counted(left.checkpoints[-1].num_records, "line"),
-                )
-            else:
-                logging.warning("%s: discarding what a stopped run left", self._partial)
+                what = f", {counted(left.checkpoints[-1].num_records, 'line')}"
+                if not differences(left.fingerprint, self._fingerprint):
+                    way = "; with --resume it would have gone on after them"
+            logging.warning(
+                "%s: discarding what a stopped run left%s%s",
+                self._partial,
+                what,
+                way,
+            )
         os.ftruncate(self._descriptor, 0)
 
     def _start(self) -> None:
@@ -464,6 +465,21 @@ def refuse_difference(
     _refuse_difference(was, as_read_back(now), path)
 
 
+def left_fingerprint(path: str) -> dict[str, Any] | None:
+    """The fingerprint of the run that left an output, or what was to become one.
+
+    None if there is nothing, or an output that is not as long as a run left it.
+    """
+    unfinished = read_run_file(path + ".partial.run.json")
+    whole = read_run_file(path + ".run.json") if os.path.exists(path) else None
+    if os.path.exists(path):
+        told = [run.num_bytes for run in (whole, unfinished) if run and run.is_complete]
+        if os.path.getsize(path) not in told:
+            return None
+    left = unfinished or whole
+    return None if left is None else left.fingerprint
+
+
 def _complete_run(
     path: str, run_file: str, fingerprint: dict[str, Any]
 ) -> RunFile | None:
@@ -504,12 +520,6 @@ def _refuse_difference(was: Mapping[str, Any], now: dict[str, Any], path: str) -
             + "\nGive the command that made it, remove it, or run without --resume to "
             "start over"
         )
-
-
-def as_read_back(fingerprint: Fingerprint) -> dict[str, Any]:
-    """Gives a fingerprint as JSON gives it back: with lists for tuples."""
-    read_back: dict[str, Any] = json.loads(json.dumps(dict(fingerprint)))
-    return read_back
 
 
 def _flock(descriptor: int, operation: int, path: str) -> None:

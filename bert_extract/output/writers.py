@@ -33,6 +33,7 @@ from bert_extract.output.resumable import (
     PartialForm,
     PartialWriter,
     complete_run,
+    left_fingerprint,
 )
 from bert_extract.output.streams import StreamWriter, descriptor_of, name_of
 
@@ -243,6 +244,16 @@ def find_complete(output_file: str, fingerprint: Fingerprint) -> tuple[int, int]
     if is_remote(output_file) or descriptor_of(output_file) is not None:
         return None
     return complete_run(os.path.realpath(output_file), fingerprint)
+
+
+def find_fingerprint(output_file: str) -> dict[str, Any] | None:
+    """The fingerprint of the run that left what is there, whole or not; None if none.
+
+    Nor is there one where the output is not as that run left it.
+    """
+    if is_remote(output_file) or descriptor_of(output_file) is not None:
+        return None
+    return left_fingerprint(os.path.realpath(output_file))
 
 
 def free_bytes(output_file: str) -> int | None:

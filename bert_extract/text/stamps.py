@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from bert_extract.errors import InputError
-from bert_extract.files import FileStatus, is_remote, status_of, to_status
+from bert_extract.files import FileStatus, is_remote, sha256_of, status_of, to_status
 from bert_extract.text.examples import STDIN, reading
 
 _SECOND = 10**9  # in nanoseconds
@@ -40,6 +40,20 @@ class InputWatch:
         stamp = self._stamps[path]
         name = path if is_remote(path) else os.path.abspath(path)
         return [name, stamp.size, stamp.mtime_ns]
+
+    def checksums(self) -> list[str | None]:
+        """The SHA-256 of each input as it lies there; None of a pipe, and far away.
+
+        Raises:
+          InputError: one of them cannot be read, or has changed.
+        """
+        found: dict[str, str] = {}
+        for path in filter(self._is_watched, self._stamps):
+            if not is_remote(path):
+                with reading(path):
+                    found[path] = sha256_of(path)
+                self._check(path)
+        return [found.get(path) for path in self._input_files]
 
     def begin(self, path: str, opened: IO[bytes]) -> None:
         """Compares a file that was just opened.

@@ -754,12 +754,14 @@ def test_a_leftover_is_discarded_with_a_warning(
     monkeypatch.setattr(
         logging, "warning", lambda text, *args: told.append(text % args)
     )
-    writer = open_writer(str(path), {"layers": [3]}, resume=False)
-    assert writer.num_records_kept == 0
-    assert told == [
-        f"{path}.partial: discarding what a stopped run left, 57 lines; with "
-        "--resume it would have gone on after them"
-    ]
+    for fingerprint in (FINGERPRINT, {"layers": [3]}):
+        writer = open_writer(str(path), fingerprint, resume=False)
+        assert writer.num_records_kept == 0
+        if fingerprint is FINGERPRINT:
+            write_all(writer, pieces)
+            writer.suspend()
+    what = f"{path}.partial: discarding what a stopped run left, 57 lines"
+    assert told == [f"{what}; with --resume it would have gone on after them", what]
     write_all(writer, pieces[:5])
     writer.finish()
     assert path.read_bytes() == b"".join(pieces[:5])
