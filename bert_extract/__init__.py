@@ -15,8 +15,15 @@ if TYPE_CHECKING:
         VocabError,
     )
     from bert_extract.extractor import FeatureExtractor
+    from bert_extract.inspecting.contexts import (
+        Contexts,
+        WordVectors,
+        word_contexts,
+        word_vectors,
+    )
     from bert_extract.inspecting.lookup import read_line
     from bert_extract.inspecting.nearest import Nearest, nearest_words
+    from bert_extract.inspecting.plots import plot_contexts, plot_words
     from bert_extract.inspecting.summary import FileSummary, inspect_features
     from bert_extract.network.encoder import BertEncoder
     from bert_extract.network.text_inputs import BertInputs
@@ -33,6 +40,7 @@ __all__ = [
     "BertInputs",
     "CheckpointError",
     "ConfigError",
+    "Contexts",
     "FeatureExtractor",
     "FileSummary",
     "InputError",
@@ -45,33 +53,44 @@ __all__ = [
     "Record",
     "Summary",
     "VocabError",
+    "WordVectors",
     "__version__",
     "inspect_features",
     "load_features",
     "nearest_words",
+    "plot_contexts",
+    "plot_words",
     "read_features",
     "read_line",
     "vectors_dataset",
+    "word_contexts",
+    "word_vectors",
 ]
 
 # Where a name is defined; those that are not here are errors.
 _HOMES = {
     "BertEncoder": "network.encoder",
     "BertInputs": "network.text_inputs",
+    "Contexts": "inspecting.contexts",
     "FeatureExtractor": "extractor",
     "FileSummary": "inspecting.summary",
     "Job": "options",
+    "Nearest": "inspecting.nearest",
     "Options": "options",
     "Record": "output.record",
     "Summary": "progress",
+    "WordVectors": "inspecting.contexts",
     "__version__": "version",
-    "Nearest": "inspecting.nearest",
     "inspect_features": "inspecting.summary",
     "load_features": "output.reading",
     "nearest_words": "inspecting.nearest",
+    "plot_contexts": "inspecting.plots",
+    "plot_words": "inspecting.plots",
     "read_features": "output.reading",
     "read_line": "inspecting.lookup",
     "vectors_dataset": "network.vectors",
+    "word_contexts": "inspecting.contexts",
+    "word_vectors": "inspecting.contexts",
 }
 _WITH_TENSORFLOW = ("BertEncoder", "BertInputs", "FeatureExtractor", "vectors_dataset")
 

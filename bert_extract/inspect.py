@@ -15,9 +15,12 @@ from absl import flags
 
 from bert_extract import process
 from bert_extract.errors import BertExtractError, OptionsError
+from bert_extract.inspecting.contexts import word_contexts, word_vectors
 from bert_extract.inspecting.lookup import read_line
 from bert_extract.inspecting.nearest import nearest_words
+from bert_extract.inspecting.plots import plot_contexts, plot_words
 from bert_extract.inspecting.summary import inspect_features
+from bert_extract.inspecting.words import as_readable
 from bert_extract.output.record import Record
 from bert_extract.output.selection import make_selection
 from bert_extract.parsing import CommandFlags, define_bool, define_integer, parse
@@ -33,6 +36,29 @@ It does not load TensorFlow, and of a large file it reads only pieces.
 Exit codes: 0 done, 1 failed, 2 wrong flags.
 """
 _NUM_VALUES = 3  # shown of a vector
+_TEXT_FLAGS = {
+    "nearest": "A word of the file, such as bank: shows the words whose vectors are "
+    "closest to its own, by cosine, each where it is closest. The word is taken where "
+    "it stands first, or in the line that --line gives. The whole file is read.",
+    "contexts": "A word that stands in several places: shows how alike its vectors "
+    "there are to the first one, by cosine, layer by layer; --plot draws it.",
+    "plot": "A picture to write, .png, .svg or .pdf: words as points, by the two "
+    "directions in which their vectors differ most (PCA), or what --contexts shows. "
+    "It needs the extra plot.",
+    "words": "With --plot: the words to draw, such as bank,river,money. By default "
+    "all, from the beginning of the file.",
+    "layers": "The layers to show with --line or --contexts, as the file calls them, "
+    "such as -1,-2; the one layer to compare with --nearest, or to draw. By default "
+    "the first of the file, and all of them with --contexts.",
+}
+# What is asked for, the first of these that is there, and the flags that go with it.
+_QUESTIONS = {
+    "nearest": ("line", "layers", "num"),
+    "contexts": ("plot", "layers", "num"),
+    "plot": ("words", "layers", "num"),
+    "line": ("layers",),
+    "exact": (),
+}
 
 
 def make_flags() -> flags.FlagValues:
@@ -44,21 +70,14 @@ def make_flags() -> flags.FlagValues:
         None,
         "The number of a line, from 0: shows its record, token by token.",
     )
-    flags.DEFINE_string(
-        "nearest",
-        "",
-        "A word of the file, such as bank: shows the words whose vectors are closest "
-        "to its own, by cosine, each where it is closest. The word is taken where it "
-        "stands first, or in the line that --line gives. The whole file is read.",
-        flag_values=values,
-    )
-    define_integer(values, "num_words", 10, "With --nearest: how many words are shown.")
-    flags.DEFINE_string(
-        "layers",
-        "",
-        "With --line: the layers to show, as the file calls them, such as -1,-2. With "
-        "--nearest: the one layer to compare. By default the first of the file.",
-        flag_values=values,
+    for name, help_text in _TEXT_FLAGS.items():
+        flags.DEFINE_string(name, "", help_text, flag_values=values)
+    define_integer(
+        values,
+        "num",
+        None,
+        "How many are shown: words with --nearest (10 by default), places with "
+        "--contexts (8), points with --plot (60).",
     )
     define_bool(
         values,
@@ -105,9 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values["version"].value:
             print(f"bert-inspect {__version__}")
             return EXIT_DONE
-        _check(values, paths)
-        for text in _answers(values, paths):
-            print(text)
+        question = _question(values, paths)
+        for path in paths:
+            print(_answer(values, question, path))
     except OptionsError as error:
         _say(f"{error} (--help lists the flags)")
         return EXIT_USAGE
@@ -119,46 +138,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _check(values: flags.FlagValues, paths: Sequence[str]) -> None:
-    """Raises an OptionsError if the flags do not go together."""
+def _question(values: flags.FlagValues, paths: Sequence[str]) -> str:
+    """Tells what is asked for; "exact" is the summary, whether exact or not.
+
+    Raises:
+      OptionsError: no file is named, or a flag does not go with the question.
+    """
     if not paths:
         raise OptionsError("expected the name of a file, as in bert-inspect FILE")
-    if values["exact"].value and (values["line"].present or values["nearest"].value):
-        raise OptionsError("--exact is for the summary, which no other flag goes with")
-    is_summary = values["line"].value is None and not values["nearest"].value
-    if values["layers"].value and is_summary:
-        raise OptionsError(
-            "--layers is for --line and --nearest; the summary has all of them"
-        )
-    if values["num_words"].present and not values["nearest"].value:
-        raise OptionsError("--num_words is for --nearest")
-
-
-def _answers(values: flags.FlagValues, paths: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        line = values["line"].value
-        if values["nearest"].value:
-            yield str(
-                nearest_words(
-                    path,
-                    values["nearest"].value,
-                    layer=_one_layer(values["layers"].value),
-                    line=line,
-                    num_words=int(values["num_words"].value or 0),
-                )
+    asked = [name for name in _QUESTIONS if values[name].present]
+    question = asked[0] if asked else "exact"
+    for name in (*_TEXT_FLAGS, "line", "num", "exact"):
+        if values[name].present and name not in (question, *_QUESTIONS[question]):
+            friends = [q for q, others in _QUESTIONS.items() if name in others]
+            goes_with = " or ".join(f"--{friend}" for friend in friends)
+            raise OptionsError(
+                f"--{name} does not go with --{question}"
+                if asked
+                else f"--{name} goes with {goes_with}"
             )
-        elif line is None:
-            yield str(inspect_features(path, exact=bool(values["exact"].value)))
-        else:
-            record = read_line(path, line, layers=values["layers"].value or None)
-            yield "\n".join(record_rows(record, bool(values["layers"].value)))
+    if question == "plot" and len(paths) > 1:
+        raise OptionsError(f"--plot draws one file; found {len(paths)}")
+    return question
 
 
-def _one_layer(text: Any) -> int | str | None:
-    layers = make_selection(text, None).layers if text else None
-    if layers is not None and len(layers) != 1:
-        raise OptionsError(f"--layers={text}: --nearest compares one layer")
-    return None if layers is None else layers[0]
+def _answer(values: flags.FlagValues, question: str, path: str) -> str:
+    """Gives what is printed for a file."""
+    given: dict[str, Any] = {name: values[name].value for name in values}
+    layers = given["layers"] or None
+    num = {} if given["num"] is None else {"num": given["num"]}
+    if question == "nearest":
+        layer = _one_layer(layers)
+        found = nearest_words(
+            path, given["nearest"], layer=layer, line=given["line"], **num
+        )
+        return str(found)
+    if question == "contexts":
+        contexts = word_contexts(path, given["contexts"], layers=layers, **num)
+        if given["plot"]:
+            plot_contexts(contexts, given["plot"])
+        return str(contexts)
+    if question == "plot":
+        words = [word.strip() for word in given["words"].split(",") if word.strip()]
+        vectors = word_vectors(path, words, layer=_one_layer(layers), **num)
+        plot_words(vectors, given["plot"])
+        return f"{given['plot']}: {len(vectors.places)} words, layer {vectors.layer}"
+    if question == "line":
+        record = read_line(path, given["line"], layers=layers)
+        return "\n".join(record_rows(record, layers is not None))
+    return str(inspect_features(path, exact=given["exact"]))
+
+
+def _one_layer(text: str | None) -> int | str | None:
+    layers = make_selection(text, None).layers
+    if layers is None:
+        return None
+    if len(layers) != 1:
+        raise OptionsError(f"--layers={text}: expected one layer to compare or draw")
+    return layers[0]
 
 
 def record_rows(record: Record, all_layers: bool = False) -> Iterator[str]:
@@ -198,7 +235,7 @@ def record_rows(record: Record, all_layers: bool = False) -> Iterator[str]:
 
 def _token_cells(record: Record, place: int) -> list[str]:
     token = record.tokens[place]
-    cells = [str(place), token if token.isprintable() else repr(token)[1:-1]]
+    cells = [str(place), as_readable(token)]
     if record.texts is not None:
         cells.append(record.texts[place])
     if record.offsets is not None:

@@ -34,6 +34,7 @@ README, CONFIGS, OUTPUT, CODE, *OTHERS = (
         "bert_extract/output/README.md",
         "bert_extract/README.md",
         "bert_extract/model/README.md",
+        "bert_extract/inspecting/README.md",
         "bert_extract/network/README.md",
         "scripts/README.md",
         "tests/README.md",
@@ -115,8 +116,8 @@ def link_installation(root: Path) -> None:
     venv = root / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(sys.executable)
-    command = Path(sys.executable).parent / "bert-extract"
-    (venv / "bin" / "bert-extract").symlink_to(command)
+    for command in ("bert-extract", "bert-inspect"):
+        (venv / "bin" / command).symlink_to(Path(sys.executable).parent / command)
     (venv / "bin" / "activate").write_text(f'PATH="{venv}/bin:$PATH"\nexport PATH\n')
     (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
     if (Path(sys.prefix) / "pyvenv.cfg").exists():
@@ -236,7 +237,7 @@ def test_what_is_shown_as_output_is_the_output_of_the_block_before(
         ):
             assert_shows(before, block.text)
             num_compared += 1
-    assert num_compared == 5
+    assert num_compared == 7
 
 
 def test_the_outputs_of_the_blocks_are_whole(

@@ -78,12 +78,20 @@ def test_one_line_with_offsets_texts_and_two_layers(
         ([], "bert-inspect FILE"),
         (["--line=1"], "expected the name of a file"),
         (["FILE", "--line=x"], "expected a whole number"),
-        (["FILE", "--line=1", "--exact"], "--exact is for the summary"),
-        (["FILE", "--layers=-1"], "--layers is for --line"),
-        (["FILE", "--num_words=3"], "--num_words is for --nearest"),
-        (["FILE", "--nearest=a", "--layers=-1,-2"], "--nearest compares one layer"),
-        (["FILE", "--nearest=a", "--num_words=0"], "found 0"),
-        (["FILE", "--nearest=a", "--exact"], "--exact is for the summary"),
+        (["FILE", "--line=1", "--exact"], "--exact does not go with --line"),
+        (
+            ["FILE", "--layers=-1"],
+            "--layers goes with --nearest or --contexts or --plot",
+        ),
+        (["FILE", "--num=3"], "--num goes with --nearest or --contexts or --plot"),
+        (["FILE", "--nearest=a", "--layers=-1,-2"], "expected one layer to compare"),
+        (["FILE", "--nearest=a", "--num=0"], "found 0"),
+        (["FILE", "--nearest=a", "--exact"], "--exact does not go with --nearest"),
+        (["FILE", "--nearest=a", "--plot=a.png"], "--plot does not go with --nearest"),
+        (["FILE", "--contexts=a", "--words=b"], "--words does not go with --contexts"),
+        (["FILE", "--contexts=a", "--num=1"], "found 1"),
+        (["FILE", "--plot=a.png", "--num=2"], "found 2"),
+        (["ONE", "TWO", "--plot=a.png"], "--plot draws one file; found 2"),
         (["FILE", "--nonsense"], "nonsense"),
     ],
 )
@@ -147,9 +155,28 @@ def test_a_large_file_takes_no_more_than_a_small_one(
 def test_the_nearest_words(
     golden_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(golden_file, "--nearest=jim", "--layers=4", "--num_words=3") == 0
+    assert run_here(golden_file, "--nearest=jim", "--layers=4", "--num=3") == 0
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("closest to who was [jim] jim henson (line 0) by cosine, ")
     assert len(rows) == 3
     assert run_here(golden_file, "--nearest=jim", "--line=37") == 1
     assert "the record of line 37" in capsys.readouterr().err
+
+
+def test_pictures(
+    golden_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contexts, words = tmp_path / "contexts.png", tmp_path / "words.svg"
+    assert run_here(golden_file, "--contexts=jim", "--num=3", f"--plot={contexts}") == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split(maxsplit=3) == [
+        *("0", "4", "-5", "cosine to who was [jim] jim henson, layer by layer"),
+    ]
+    assert len(rows) == 4
+    arguments = ["--words=jim,henson", "--layers=4", f"--plot={words}"]
+    assert run_here(golden_file, *arguments) == 0
+    assert capsys.readouterr().out == f"{words}: 5 words, layer 4\n"
+    assert contexts.read_bytes().startswith(b"\x89PNG")
+    assert words.read_bytes().startswith(b"<?xml")
+    assert run_here(golden_file, f"--plot={golden_file}") == 1
+    assert "expected the name of a picture" in capsys.readouterr().err

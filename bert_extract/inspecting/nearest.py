@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from bert_extract.errors import InputError, OptionsError
 from bert_extract.inspecting.lookup import read_line
 from bert_extract.inspecting.summary import inspect_features
-from bert_extract.inspecting.words import Place, Words, unit_vectors, words_of
+from bert_extract.inspecting.words import (
+    Place,
+    Words,
+    as_readable,
+    unit_vectors,
+    words_of,
+)
 from bert_extract.output.reading import read_features
 
 # One entry a line: what a sentence's is called.
@@ -42,10 +48,11 @@ class Nearest:
             f"closest to {self.place} (line {self.place.linex_index:,}) by cosine, "
             f"layer {self.layer}, of {self.num_compared:,} words:"
         ]
-        width = max((len(each.place.word) for each in self.neighbours), default=0)
-        for each in self.neighbours:
+        shown = [as_readable(each.place.word) for each in self.neighbours]
+        width = max(map(len, shown), default=0)
+        for each, word in zip(self.neighbours, shown, strict=True):
             rows.append(
-                f"  {each.similarity:6.3f}  {each.place.word:{width}}  "
+                f"  {each.similarity:6.3f}  {word:{width}}  "
                 f"line {each.place.linex_index:,}: {each.place}"
             )
         return "\n".join(rows)
@@ -57,7 +64,7 @@ def nearest_words(
     *,
     layer: int | str | None = None,
     line: int | None = None,
-    num_words: int = 10,
+    num: int = 10,
 ) -> Nearest:
     """Looks for the words that mean most nearly the same as one does where it stands.
 
@@ -69,19 +76,19 @@ def nearest_words(
         together: "puppeteer" for puppet ##eer. Its vector is their mean.
       layer: the layer to compare, as the file calls it; its first by default.
       line: the line in which the word stands; the first that has it by default.
-      num_words: how many are wanted.
+      num: how many are wanted.
 
     Raises:
       InputError: the word is not there, or the file cannot be read.
       OptionsError: fewer than one word is wanted.
     """
-    if num_words < 1:
-        raise OptionsError(f"expected a number of words from 1 on, found {num_words}")
+    if num < 1:
+        raise OptionsError(f"expected a number of words from 1 on, found {num}")
     path = os.fspath(path)
     if layer is None:
         layer = first_layer(path)
     words, number = _find(path, word, layer, line)
-    best = _Best(words, number, num_words)
+    best = _Best(words, number, num)
     for other in words_in(path, layer):
         best.add(other)
     return Nearest(words.place(number), layer, best.neighbours(), best.num_compared)

@@ -9,6 +9,7 @@ from typing import Any
 from bert_extract.errors import InputError, OutputError
 from bert_extract.formats import HDF5, PARQUET, Format, check_installed, format_of
 from bert_extract.inspecting.json_contents import contents_of_json
+from bert_extract.inspecting.words import as_readable
 from bert_extract.options import Job, Options
 from bert_extract.output import hdf5, parquet
 from bert_extract.output.contents import Contents, Source
@@ -266,8 +267,7 @@ def _as_text(summary: FileSummary) -> Iterator[str]:
     if also:
         yield f"  also     {'; '.join(also)}"
     yield from _made_lines(summary.made_with)
-    tokens = " ".join(summary.first_tokens)
-    yield f"  begins   {tokens if tokens.isprintable() else repr(tokens)}"
+    yield f"  begins   {' '.join(map(as_readable, summary.first_tokens))}"
 
 
 def _number(number: int | None, source: Source) -> str:

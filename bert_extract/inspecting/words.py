@@ -10,6 +10,7 @@ from bert_extract.output.record import Record
 _SPECIAL = ("[CLS]", "[SEP]")
 _CONTINUED = "##"  # what a wordpiece begins with that goes on with a word
 _NUM_AROUND = 6  # words on each side
+_MOST_CHARS = 30  # of a word that are shown: words may be long
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,25 @@ class Place:
     word: str
     linex_index: int
     position: int  # of its first entry in the record
-    before: str  # some words that stand before it in the line
-    after: str
+    before: tuple[str, ...]  # some words that stand before it in the line
+    after: tuple[str, ...]
 
     def __str__(self) -> str:
         """Gives "we sat on the [bank] of the river"."""
-        parts = (self.before, f"[{self.word}]", self.after)
-        return " ".join(part for part in parts if part)
+        return " ".join(
+            [
+                *map(as_readable, self.before),
+                f"[{as_readable(self.word)}]",
+                *map(as_readable, self.after),
+            ]
+        )
+
+
+def as_readable(token: str) -> str:
+    """A token as people see it: cut where it is long, no controls for a terminal."""
+    start = token[:_MOST_CHARS]
+    shown = start if start.isprintable() else repr(start)[1:-1]
+    return shown if start == token else f"{shown}.."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +59,8 @@ class Words:
             word=self.texts[number],
             linex_index=self.linex_index,
             position=self.positions[number],
-            before=" ".join(self.texts[start:number]),
-            after=" ".join(self.texts[number + 1 : end]),
+            before=self.texts[start:number],
+            after=self.texts[number + 1 : end],
         )
 
 

@@ -70,7 +70,7 @@ def test_the_closest_words_are_found(
     layer: str | None,
     number: int,
 ) -> None:
-    found = nearest_words(path, "bank", layer=layer, line=line, num_words=num_words)
+    found = nearest_words(path, "bank", layer=layer, line=line, num=num_words)
     expected = by_comparing_all("bank", first, number, num_words)
     assert [each.place.word for each in found.neighbours] == [
         text for text, _ in expected
@@ -83,7 +83,7 @@ def test_the_closest_words_are_found(
 
 
 def test_a_word_of_several_wordpieces_is_one(path: Path) -> None:
-    found = nearest_words(path, "puppeteer", num_words=1)
+    found = nearest_words(path, "puppeteer", num=1)
     assert str(found.place) == "a [puppeteer] sat on the bank"
     assert found.place.position == 2
     ((text, _),) = by_comparing_all("puppeteer", 2, 0, 1)
@@ -91,7 +91,7 @@ def test_a_word_of_several_wordpieces_is_one(path: Path) -> None:
 
 
 def test_the_text_for_people(path: Path) -> None:
-    lines = str(nearest_words(path, "money", num_words=2)).splitlines()
+    lines = str(nearest_words(path, "money", num=2)).splitlines()
     assert lines[0] == (
         "closest to the bank took the [money] from the puppeteer (line 3) by cosine, "
         "layer -1, of 23 words:"

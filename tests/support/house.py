@@ -83,11 +83,13 @@ ORDER = (
     "network.text_inputs",
     "network.vectors",
     # inspecting
+    "inspecting.words",
     "inspecting.json_contents",
     "inspecting.summary",
     "inspecting.lookup",
-    "inspecting.words",
     "inspecting.nearest",
+    "inspecting.contexts",
+    "inspecting.plots",
     # the trunk
     "guard",
     "pipeline",
