@@ -33,6 +33,9 @@ find_python() {
 installation() {
     echo "$root"
     "$python" -VV
+    # Where its code is: "pip install ." puts a copy in the place of the clone's own.
+    (cd / && PYTHONPATH= "$python" -c \
+        'import importlib.util as u; print(getattr(u.find_spec("bert_extract"), "origin", ""))')
     (cd "$root" && cat pyproject.toml scripts/constraints.txt \
         bert_extract/output/_*_kernel.c | cksum)
 }

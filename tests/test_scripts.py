@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_a_python_that_is_named_is_taken_or_refused(clone: Path) -> None:
     assert done.stderr == (
         f"scripts/check: PYTHON={clone}/old is not Python 3.10 to 3.13\n"
     )
+
+
+def test_a_copy_in_the_place_of_the_clones_code_is_noticed(clone: Path) -> None:
+    venv.create(clone / ".venv")
+    (site,) = clone.glob(".venv/lib/python*/site-packages")
+    (clone / "bert_extract" / "__init__.py").touch()
+
+    def installation() -> str:
+        command = f'root="{clone}"; . "$root/scripts/setup.sh"; installation'
+        return subprocess.run(
+            ["sh", "-euc", command], capture_output=True, text=True, check=True
+        ).stdout
+
+    (site / "editable.pth").write_text(f"{clone}\n")
+    editable = installation()
+    assert str(clone / "bert_extract" / "__init__.py") in editable.splitlines()
+    assert installation() == editable
+    # As "pip install '.[all]'" leaves it.
+    (site / "editable.pth").unlink()
+    (site / "bert_extract").mkdir()
+    (site / "bert_extract" / "__init__.py").touch()
+    assert installation() != editable
 
 
 def test_the_first_run_installs_and_the_second_does_not(clone: Path) -> None:
