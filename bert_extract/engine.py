@@ -8,6 +8,8 @@
 At most two stretches are in flight, so memory does not grow with the corpus.
 """
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +22,7 @@ from absl import logging
 from bert_extract.errors import BertExtractError, InputError
 from bert_extract.inputs import batching
 from bert_extract.inputs.arrivals import Arrivals
+from bert_extract.inputs.batching import Batch, PackedBatch
 from bert_extract.inputs.features import Features, to_features
 from bert_extract.inputs.line_parts import to_parts
 from bert_extract.loaded_model import OpenedModel
@@ -231,7 +234,14 @@ class Engine:
 
     def _plan(self, stretch: Sequence[Features]) -> list[list[int]]:
         lengths = [self._padded_length(line) for line in stretch]
-        return batching.plan_batches(lengths, self._max_slots(sum(lengths)))
+        max_slots = self._max_slots(sum(lengths))
+        rule = self.model.arithmetic.rows_for(self.model.config.hidden_size)
+        return batching.plan_batches(
+            lengths,
+            max_slots,
+            mixes_lengths=self.model.mixes_lengths,
+            least_slots=rule.least,
+        )
 
     def _max_slots(self, stretch_slots: int) -> int:
         """The most token slots of one batch of a stretch that has so many."""
@@ -251,35 +261,45 @@ class Engine:
         self, thread_number: int, lines: Sequence[Features]
     ) -> list[_Computed]:
         """Runs one batch; what it gives for each line are views of its outputs."""
-        seq_length = self._padded_length(lines[0])
-        batch = batching.to_batch(lines, seq_length)
-        device_number = thread_number % len(self.model.devices)
-        with tf.device(self.model.devices[device_number].name):
-            outputs = self._loaded.graphs[device_number](
-                tf.constant(batch.input_ids),
-                tf.constant(batch.input_mask),
-                tf.constant(batch.token_type_ids),
-            )
-            # Not .numpy(), which would copy what already lies in the memory.
-            arrays = tuple(np.asarray(output) for output in outputs)
-        plan = self.model.layer_plan
-        if plan.is_mixed:
-            arrays = mix_layers(
-                [arrays[position] for position in plan.layer_positions],
-                self.model.options.layer_pooling,
-            )
+        by_length = [(self._padded_length(lines[0]), lines)]
+        if self.model.mixes_lengths:
+            groups = itertools.groupby(lines, self._padded_length)
+            by_length = [(length, list(own)) for length, own in groups]
+        batches = [batching.to_batch(own, length) for length, own in by_length]
+        layers = self._layers(thread_number % len(self.model.devices), batches)
+        lengths = [length for length, own in by_length for _ in own]
+        # The rows of each line: the pooler gives one.
+        nums = [1] * len(lines) if self.model.options.wants_pooler else lengths
+        ends = itertools.accumulate(nums)
         # Rows that are only there for the kernels count with the first line.
-        num_slots = [seq_length] * len(lines)
-        num_rows = seq_length * len(lines)
         rule = self.model.arithmetic.rows_for(self.model.config.hidden_size)
-        num_slots[0] += rule.num_rows(num_rows) - num_rows
-        return [
-            _Computed(
-                tuple(array[row, : len(line.input_ids)] for array in arrays),
-                num_slots[row],
-            )
-            for row, line in enumerate(lines)
-        ]
+        num_slots = [*lengths]
+        num_slots[0] += rule.num_rows(sum(lengths)) - sum(lengths)
+        computed = []
+        for line, num, end, slots in zip(lines, nums, ends, num_slots, strict=True):
+            start = end - num
+            own = slice(start, start + min(num, len(line.input_ids)))
+            computed.append(_Computed(tuple(rows[own] for rows in layers), slots))
+        return computed
+
+    def _layers(self, device_number: int, batches: Sequence[Batch]) -> Layers:
+        """The layers of all lines, float32 [num_rows, size] each, as they were made."""
+        inputs: Batch | PackedBatch = batches[0]
+        if self.model.mixes_lengths:
+            inputs = batching.pack(batches)
+        fields = [getattr(inputs, field.name) for field in dataclasses.fields(inputs)]
+        with tf.device(self.model.devices[device_number].name):
+            outputs = self._loaded.graphs[device_number](*map(tf.constant, fields))
+            # Not .numpy(), which would copy what already lies in the memory.
+            arrays = [np.asarray(output) for output in outputs]
+        layers = tuple(array.reshape(-1, array.shape[-1]) for array in arrays)
+        plan = self.model.layer_plan
+        if not plan.is_mixed:
+            return layers
+        return mix_layers(
+            [layers[position] for position in plan.layer_positions],
+            self.model.options.layer_pooling,
+        )
 
     def _record_builder(self) -> RecordBuilder:
         """Makes the builder of one run."""

@@ -36,9 +36,13 @@ _MOST_KINDS = 8
 _GELU_FORMS = {GELU_TANH: "gelu in its tanh form", GELU_ERF: "gelu in its erf form"}
 _CODES = {Dialect.GOOGLE: "Google's", Dialect.HUGGING_FACE: "Hugging Face's"}
 
-# (input_ids, input_mask, token_type_ids), int32 [batch_size, seq_length] each -> the
-# layers that the plan says, float32 [batch_size, seq_length, hidden_size].
-Graph = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]
+# What `BertModel.__call__` takes, or `BertModel.compute_packed` where the model mixes
+# lengths -> what it gives: the layers that the plan says.
+Graph = Callable[..., Sequence[tf.Tensor]]
+
+# From this width on a batch may have lines of several lengths. A narrower model would
+# lose more by a loop over them than it does by the few rows of a small batch.
+_MIXED_HIDDEN_SIZE = 768
 
 
 @dataclass(frozen=True)
@@ -167,9 +171,24 @@ class OpenedModel:
         keeps_bits = self.arithmetic.is_known or self._check_bits(loaded)
         return LoadedModel(tokenizer, graphs, keeps_bits)
 
+    @property
+    def mixes_lengths(self) -> bool:
+        """Whether lines of several padded lengths are computed in one batch.
+
+        All of a model's batches are computed by the same graph, and where nobody knows
+        how the kernels add, by the one that the check of the machine looks at.
+        """
+        return (
+            self.config.hidden_size >= _MIXED_HIDDEN_SIZE
+            and self.devices[0].kind == "CPU"
+            and self.arithmetic.is_known
+        )
+
     def _make_graph(self, loaded: LoadedWeights, device: Device) -> Graph:
         """Traces the model for one device; its weights go there."""
         ids = tf.TensorSpec([None, None], tf.int32)
+        rows = tf.TensorSpec([None], tf.int32)
+        shapes = tf.TensorSpec([None, 2], tf.int32)
         with tf.device(device.name):
             weights = loaded.weights
             if device.kind == "GPU":
@@ -181,7 +200,12 @@ class OpenedModel:
                 self.options.precision,
                 self.arithmetic,
             )
-            graph = tf.function(model, input_signature=[ids, ids, ids], autograph=False)
+            function: Callable[..., Sequence[tf.Tensor]] = model
+            inputs = [ids, ids, ids]
+            if self.mixes_lengths:
+                function = model.compute_packed
+                inputs = [rows, rows, rows, rows, shapes]
+            graph = tf.function(function, input_signature=inputs, autograph=False)
             traced: Graph = graph.get_concrete_function()
         return traced
 

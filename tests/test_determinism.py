@@ -166,6 +166,30 @@ def test_large_products_of_few_rows_sum_in_another_order(tmp_path: Path) -> None
     check_rows(model_dir, (2, 3, 7, 9, 13, 25, 33, 50, 51, 99, 101), 128)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"layers": "0,embeddings"}, {"unit": "sentence", "sentence_pooling": "pooler"}],
+    ids=["layers", "pooler"],
+)
+def test_lines_of_other_lengths_in_the_same_batch_change_no_bit(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """Of wide models small batches share their products: see `compute_packed`."""
+    model_dir = one_layer_model(tmp_path, 768, 12)
+    extractor = FeatureExtractor(
+        options_for(model_dir, max_seq_length=128, num_threads=1, **fields)
+    )
+    rng = random.Random(0)
+    lines = [
+        " ".join(f"w{rng.randrange(196)}" for _ in range(rng.randrange(60)))
+        for _ in range(40)
+    ]
+    assert len({len(line.split()) for line in lines}) > 16
+    together = vectors(extractor, lines)
+    alone = [vector for line in lines for vector in vectors(extractor, [line])]
+    assert together == alone
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden_size", "num_heads"), [*SIZES.items(), (384, 12), (1024, 16), (1280, 20)]

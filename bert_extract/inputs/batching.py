@@ -2,7 +2,8 @@
 
 Lines of one padded length share a batch, and the padded length is a function of the
 line's own length: so what the model computes for a line does not depend on which
-other lines stand near it.
+other lines stand near it. Small batches of several lengths may be computed together,
+each with attention of its own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ _MAX_STRETCH_LINES = 16384
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the model gets: lines of one padded length."""
+    """What the model gets: lines of one padded length, alone or with other batches."""
 
     input_ids: NDArray[np.int32]  # [batch_size, seq_length]
     input_mask: NDArray[np.int32]  # [batch_size, seq_length], 1 for a token
@@ -132,30 +133,101 @@ def _first_groups(stretch: Sequence[Sequence[Features]], num_tokens: int) -> int
     return min(num_groups, len(stretch) - 1)
 
 
-def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
+def plan_batches(
+    padded_lengths: Sequence[int],
+    max_slots: int,
+    *,
+    mixes_lengths: bool = False,
+    least_slots: int = 1,
+) -> list[list[int]]:
     """Puts the lines of a stretch into batches, the ones with longest lines first.
+
+    Lines of one length fill batches as far as they go; those that are left over may
+    share batches with lines of the next lengths.
 
     Args:
       padded_lengths: the padded length of each line; 0 for what has no tokens, which
         is in no batch.
       max_slots: the most rows x padded length of one batch; a line that is longer
         alone makes a batch of its own.
+      mixes_lengths: whether a batch may have lines of several lengths.
+      least_slots: a batch with fewer costs as much as one with so many. One of several
+        lengths may exceed `max_slots` for it.
 
     Returns:
-      For each batch the indexes of its lines in the stretch.
+      For each batch the indexes of its lines in the stretch, by length.
     """
     indexes_by_length: dict[int, list[int]] = {}
     for line_index, length in enumerate(padded_lengths):
         if length:
             indexes_by_length.setdefault(length, []).append(line_index)
-    batches = []
+    batches, leftovers = [], []
     for length in sorted(indexes_by_length, reverse=True):
         line_indexes = indexes_by_length[length]
         most = max(1, max_slots // length)
-        batches += [
-            line_indexes[i : i + most] for i in range(0, len(line_indexes), most)
-        ]
+        cut = [line_indexes[i : i + most] for i in range(0, len(line_indexes), most)]
+        if mixes_lengths and most * length < least_slots:
+            leftovers += line_indexes
+            continue
+        if mixes_lengths and len(cut[-1]) < most:
+            leftovers += cut.pop()
+        batches += cut
+    batches += _pack(leftovers, padded_lengths, max_slots, least_slots)
+    return sorted(batches, key=lambda batch: -padded_lengths[batch[0]])
+
+
+def _pack(
+    line_indexes: Sequence[int],
+    padded_lengths: Sequence[int],
+    max_slots: int,
+    least_slots: int,
+) -> list[list[int]]:
+    """Divides lines, the longest first, into batches of nearly the same size."""
+    num_slots = sum(padded_lengths[line_index] for line_index in line_indexes)
+    # As few as will do, and each with its share.
+    share = num_slots / max(1, -(-num_slots // max(max_slots, least_slots)))
+    share = max(share, least_slots)
+    batches: list[list[int]] = []
+    size = 0
+    for line_index in line_indexes:
+        length = padded_lengths[line_index]
+        is_too_large = size + length > max_slots and size >= least_slots
+        if not batches or size >= share or is_too_large:
+            batches.append([])
+            size = 0
+        batches[-1].append(line_index)
+        size += length
+    if size < least_slots and len(batches) > 1:
+        last = batches.pop()
+        batches[-1] += last
     return batches
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """What the model gets: batches of several padded lengths, row after row.
+
+    T is the sum of batch_size * seq_length.
+    """
+
+    input_ids: NDArray[np.int32]  # [T]
+    input_mask: NDArray[np.int32]  # [T], 1 for a token
+    token_type_ids: NDArray[np.int32]  # [T]
+    positions: NDArray[np.int32]  # [T], of each token in its line
+    shapes: NDArray[np.int32]  # [num_batches, 2]: batch_size, seq_length
+
+
+def pack(batches: Sequence[Batch]) -> PackedBatch:
+    """Lays batches one behind the other."""
+    shapes = [batch.input_ids.shape for batch in batches]
+    positions = [np.tile(np.arange(length, dtype=np.int32), n) for n, length in shapes]
+    return PackedBatch(
+        input_ids=np.concatenate([batch.input_ids.ravel() for batch in batches]),
+        input_mask=np.concatenate([batch.input_mask.ravel() for batch in batches]),
+        token_type_ids=np.concatenate([b.token_type_ids.ravel() for b in batches]),
+        positions=np.concatenate(positions),
+        shapes=np.array(shapes, np.int32),
+    )
 
 
 def to_batch(lines: Sequence[Features], seq_length: int) -> Batch:

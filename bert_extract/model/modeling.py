@@ -163,6 +163,13 @@ class BertModel(tf.Module):
         # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
         # takes 0.07 s. The weights are arguments, so one trace serves all.
         self._encoder_layer = tf.function(self._layer_step, autograph=False)
+        # Left a function in the graph, too: TensorFlow takes seconds to optimize twelve
+        # loops, and a tenth of it for one.
+        self._packed_layer = tf.function(
+            self._layer_step,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
 
     def __call__(
         self, input_ids: tf.Tensor, input_mask: tf.Tensor, token_type_ids: tf.Tensor
@@ -185,43 +192,105 @@ class BertModel(tf.Module):
 
         adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
         adder = adder[:, tf.newaxis, tf.newaxis, :]  # [B, 1, 1, S]
-        hidden = _pad_rows(self._embed(input_ids, token_type_ids), self._rows)
+        positions = self._embeddings.position[:seq_length]
+        embedded = self._embed(input_ids, token_type_ids, positions)
+        hidden = _pad_rows(embedded, self._rows)
         outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: by_line(hidden)}
         for number, layer in enumerate(self._layers):
             hidden = self._encoder_layer(layer, hidden, adder)
             outputs[number] = by_line(hidden)
         if self._pooler is not None:
-            outputs[POOLER] = self._pool(self._pooler, by_line(hidden))
+            first_tokens = by_line(hidden)[:, 0]
+            outputs[POOLER] = self._pool(self._pooler, first_tokens)[:, tf.newaxis]
+        return self._in_order(outputs)
+
+    def compute_packed(
+        self,
+        input_ids: tf.Tensor,
+        input_mask: tf.Tensor,
+        token_type_ids: tf.Tensor,
+        positions: tf.Tensor,
+        shapes: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """Computes batches of several lengths, whose rows share the dense products.
+
+        Attention is computed for one batch after the other, all else for each row: so a
+        line has the same bits whatever batches are beside its own.
+
+        Args:
+          input_ids: int32 [T], the batches' rows one behind the other.
+          input_mask: int32 [T].
+          token_type_ids: int32 [T].
+          positions: int32 [T], of each token in its line.
+          shapes: int32 [num_batches, 2], B and S of each; the sum of B * S is T.
+
+        Returns:
+          float32 [T, H] for each of the indexes; [num_lines, H] for "pooler".
+        """
+        num_rows = tf.size(input_ids)
+        adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
+        position_rows = tf.gather(self._embeddings.position, positions)
+        hidden = self._embed(input_ids, token_type_ids, position_rows)
+        hidden = _pad_rows(hidden, self._rows)
+        outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: hidden[:num_rows]}
+        for number, layer in enumerate(self._layers):
+            hidden = self._packed_layer(layer, hidden, adder, shapes)
+            outputs[number] = hidden[:num_rows]
+        if self._pooler is not None:
+            first_rows = tf.where(tf.equal(positions, 0))[:, 0]
+            first_tokens = tf.gather(hidden, first_rows)
+            outputs[POOLER] = self._pool(self._pooler, first_tokens)
+        return self._in_order(outputs)
+
+    def _in_order(self, outputs: Mapping[int | str, tf.Tensor]) -> list[tf.Tensor]:
         num_hidden_layers = self._config.num_hidden_layers
         return [
             outputs[index if isinstance(index, str) else index % num_hidden_layers]
             for index in self._indexes
         ]
 
-    def _pool(self, pooler: _Dense, hidden: tf.Tensor) -> tf.Tensor:
-        """The last layer, [B, S, H] -> tanh(dense([CLS])), [B, 1, H]."""
-        first_tokens = hidden[:, 0]  # [B, H]
+    def _pool(self, pooler: _Dense, first_tokens: tf.Tensor) -> tf.Tensor:
+        """[CLS] in the last layer -> tanh(dense([CLS])): [num_lines, H] -> the same."""
         rows = _pad_rows(first_tokens, self._rows.at_least(_MIN_POOLER_ROWS))
         pooled = tf.tanh(_dense(rows, pooler))
-        return pooled[: tf.shape(hidden)[0], tf.newaxis]
+        return pooled[: tf.shape(first_tokens)[0]]
 
-    def _embed(self, input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
-        """int32 [B, S] twice -> float32 [B * S, H]."""
+    def _embed(
+        self, input_ids: tf.Tensor, token_type_ids: tf.Tensor, positions: tf.Tensor
+    ) -> tf.Tensor:
+        """int32 [.., S] twice, float32 [S, H] -> float32 [as many rows, H]."""
         tables = self._embeddings
         words = tf.gather(tables.word, input_ids)
         token_types = tf.gather(tables.token_type, token_type_ids)
-        positions = tables.position[: tf.shape(input_ids)[1]]
         hidden = words + token_types + positions
         hidden = _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
         hidden = self._dropout.hidden(hidden)
         return tf.reshape(hidden, [-1, self._config.hidden_size])
 
     def _layer_step(
-        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
+        self,
+        layer: _EncoderLayer,
+        hidden: tf.Tensor,
+        adder: tf.Tensor,
+        shapes: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """One encoder layer: float32 [R, H] -> the same."""
+        """One encoder layer: float32 [R, H] -> the same.
+
+        Args:
+          layer: its weights.
+          hidden: float32 [R, H].
+          adder: float32 [B, 1, 1, S]; or [T], with `shapes`.
+          shapes: int32 [num_batches, 2], see `compute_packed`.
+        """
         epsilon = self._config.layer_norm_eps
-        context = self._attend(layer, hidden, adder)
+        query = _dense(hidden, layer.query)
+        key = _dense(hidden, layer.key)
+        value = _dense(hidden, layer.value)
+        if shapes is None:
+            context = self._attend(query, key, value, adder)
+        else:
+            context = self._attend_packed(query, key, value, adder, shapes)
+        context = _pad_rows(context, self._rows)
         attention = self._dropout.hidden(_dense(context, layer.attention_output))
         attention = tf.cast(attention, tf.float32) + hidden
         attention = _layer_norm(attention, layer.attention_norm, epsilon)
@@ -231,25 +300,27 @@ class BertModel(tf.Module):
         return _layer_norm(output, layer.output_norm, epsilon)
 
     def _attend(
-        self, layer: _EncoderLayer, hidden: tf.Tensor, adder: tf.Tensor
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, adder: tf.Tensor
     ) -> tf.Tensor:
-        """Multi-head self-attention: [R, H] -> [R, H]."""
+        """Multi-head self-attention: [R, H] three times -> [B * S, H].
+
+        Args:
+          query: [R, H].
+          key: [R, H].
+          value: [R, H].
+          adder: float32 [B, 1, 1, S].
+        """
         num_heads = self._config.num_attention_heads
         head_size = self._config.hidden_size // num_heads
         batch_size, _, _, seq_length = tf.unstack(tf.shape(adder))
         num_rows = batch_size * seq_length
 
-        def by_head(dense: _Dense) -> tf.Tensor:  # [B, N, S, D]
+        def by_head(rows: tf.Tensor) -> tf.Tensor:  # [B, N, S, D]
             # Taking the first rows copies nothing.
-            projected = _dense(hidden, dense)[:num_rows]
             split = [batch_size, seq_length, num_heads, head_size]
-            return tf.transpose(tf.reshape(projected, split), [0, 2, 1, 3])
+            return tf.transpose(tf.reshape(rows[:num_rows], split), [0, 2, 1, 3])
 
-        query, key, value = (
-            by_head(layer.query),
-            by_head(layer.key),
-            by_head(layer.value),
-        )
+        query, key, value = by_head(query), by_head(key), by_head(value)
         scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
         scores = scores * tf.constant(1.0 / math.sqrt(head_size), scores.dtype)
         scores = scores + tf.cast(adder, scores.dtype)
@@ -260,8 +331,41 @@ class BertModel(tf.Module):
         probabilities = self._dropout.attention(probabilities)
         context = tf.matmul(probabilities, value)  # [B, N, S, D]
         context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
-        context = tf.reshape(context, [num_rows, num_heads * head_size])
-        return _pad_rows(context, self._rows)
+        return tf.reshape(context, [num_rows, num_heads * head_size])
+
+    def _attend_packed(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        adder: tf.Tensor,
+        shapes: tf.Tensor,
+    ) -> tf.Tensor:
+        """Attention of one batch after the other: [R, H] three times -> [T, H]."""
+        num_batches = tf.shape(shapes)[0]
+        ends = tf.cumsum(shapes[:, 0] * shapes[:, 1])
+
+        def attend_one(number: tf.Tensor, contexts: tf.TensorArray) -> Any:
+            batch_size, seq_length = shapes[number, 0], shapes[number, 1]
+            end = ends[number]
+            own = slice(end - batch_size * seq_length, end)  # copies nothing
+            own_adder = tf.reshape(adder[own], [batch_size, 1, 1, seq_length])
+            context = self._attend(query[own], key[own], value[own], own_adder)
+            return number + 1, contexts.write(number, context)
+
+        nothing = tf.TensorArray(
+            value.dtype,
+            size=num_batches,
+            infer_shape=False,
+            element_shape=[None, self._config.hidden_size],
+        )
+        _, contexts = tf.while_loop(
+            lambda number, _: number < num_batches,
+            attend_one,
+            (0, nothing),
+            parallel_iterations=1,
+        )
+        return contexts.concat()
 
 
 def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> int:

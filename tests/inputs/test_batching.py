@@ -1,5 +1,6 @@
 """Stretches, lengths and batches: the only place that pads."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from bert_extract.errors import InputError
 from bert_extract.inputs.batching import (
     GROUP_SIZE,
     groups,
+    pack,
     padded_length,
     plan_batches,
     stretches,
@@ -202,6 +204,67 @@ def test_every_line_is_in_one_batch_that_is_not_too_large(seed: int) -> None:
     for batch in batches:
         assert len({lengths[place] for place in batch}) == 1
         assert len(batch) * lengths[batch[0]] <= 512
+
+
+@pytest.mark.parametrize(
+    ("max_slots", "least_slots", "planned"),
+    [
+        (8, 1, [[9], [7], [6], [6], [4, 4], [4, 2]]),
+        (16, 1, [[9], [7, 4], [6, 6], [4, 4, 2]]),
+        (8, 16, [[9, 7], [6, 6, 4, 4, 4, 2]]),  # the last ones are no batch of 16
+        (8, 64, [[9, 7, 6, 6, 4, 4, 4, 2]]),
+    ],
+)
+def test_what_one_length_leaves_over_may_share_a_batch_with_the_next_lengths(
+    max_slots: int, least_slots: int, planned: list[list[int]]
+) -> None:
+    lengths = [4, 7, 4, 6, 4, 2, 6, 9]
+    batches = plan_batches(
+        lengths, max_slots, mixes_lengths=True, least_slots=least_slots
+    )
+    assert [[lengths[place] for place in batch] for batch in batches] == planned
+    assert sorted(itertools.chain(*batches)) == [*range(8)]
+
+
+@pytest.mark.parametrize("least_slots", [12, 128])
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_of_several_lengths_are_bounded(seed: int, least_slots: int) -> None:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, 129, 300).tolist()
+    lengths = [0, *map(padded_length, tokens)]
+    batches = plan_batches(lengths, 512, mixes_lengths=True, least_slots=least_slots)
+    assert sorted(itertools.chain(*batches)) == [*range(1, 301)]
+    for batch in batches:
+        own = [lengths[place] for place in batch]
+        assert own == sorted(own, reverse=True)
+        assert sum(own) <= 512 + least_slots
+    firsts = [lengths[batch[0]] for batch in batches]
+    assert firsts == sorted(firsts, reverse=True)
+
+
+def test_a_short_input_of_a_wide_model_is_hardly_padded() -> None:
+    """Its products have 128 rows at least: with a length a batch half were padding."""
+    # As long as English sentences are: most have 5 to 40 tokens.
+    tokens = np.random.default_rng(0).gamma(1.6, 10.0, 100).astype(int) + 3
+    lengths = [padded_length(min(n, 128)) for n in tokens.tolist()]
+    shares = []
+    for mixes_lengths in (False, True):
+        batches = plan_batches(
+            lengths, 284, mixes_lengths=mixes_lengths, least_slots=128
+        )
+        rows = [max(128, sum(lengths[place] for place in batch)) for batch in batches]
+        shares.append(1 - sum(lengths) / sum(rows))
+    assert shares[0] > 0.4
+    assert shares[1] < 0.01
+
+
+def test_packed_batches_stand_one_behind_the_other() -> None:
+    packed = pack([to_batch([line(3), line(4)], 4), to_batch([line(2)], 2)])
+    assert packed.input_ids.tolist() == [1, 2, 3, 0, 1, 2, 3, 4, 1, 2]
+    assert packed.input_mask.tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
+    assert packed.token_type_ids.tolist() == [0, 0, 1, 0, 0, 0, 1, 1, 0, 0]
+    assert packed.positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert packed.shapes.tolist() == [[2, 4], [1, 2]]
 
 
 def test_padding_is_zeros_and_the_mask_says_so() -> None:
