@@ -23,7 +23,7 @@ from bert_extract.errors import (
     OptionsError,
     OutputError,
 )
-from bert_extract.files import is_remote, local_path
+from bert_extract.files import is_remote, local_path, open_file
 from bert_extract.formats import GZIP, ZSTANDARD, check_installed
 from bert_extract.options import Job, Options
 from bert_extract.output import streams
@@ -286,10 +286,17 @@ def _keys_of_descriptor(descriptor: int) -> list[object]:
 
 def _expand(job: Job, left_out: list[str]) -> tuple[str, ...]:
     remote = {job.output_file, job.summary_file}
+    # Looking into what is far away takes time, and costs money.
+    folder = job.output_dir.rstrip("/") if is_remote(job.output_dir) else None
 
     def is_left_out(path: str) -> bool:
         local = local_path(path)
-        is_own = path in remote if local is None else _is_own_file(local)
+        if local is not None:
+            is_own = _is_own_file(local)
+        elif path.rpartition("/")[0] == folder:
+            is_own = _is_output(path, _start_of(path) or b"")
+        else:
+            is_own = path in remote
         if is_own:
             left_out.append(path)
         return is_own
@@ -447,7 +454,7 @@ def _first_lost(places: Iterable[_Place], way_out: str) -> str | None:
 def _start_of(path: str) -> bytes | None:
     """How a file begins; None if it cannot be read."""
     try:
-        with open(path, "rb") as reader:
+        with open_file(path) as reader:
             return reader.read(_LONGEST_START)
     except OSError:
         return None
@@ -482,7 +489,7 @@ def _is_output(path: str, start: bytes) -> bool:
     try:
         check_installed(found, InputError, path)
         if found in (GZIP, ZSTANDARD):
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 text = open_members(file, found).read(len(_RECORD_START))
             return text in (b"", _RECORD_START)
         next(read_features(path), None)

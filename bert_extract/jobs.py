@@ -205,8 +205,8 @@ def _do_output(
         watch = InputWatch(input_files)
         shard = parse_shard(job.shard)
         if shard is not None:
-            check_shards(input_files, shard)
-        splits = plan_splits(input_files, shard)
+            check_shards(input_files, shard, watch.size_of)
+        splits = plan_splits(input_files, shard, watch.size_of)
         if shard is not None:
             watch.check_all()  # their sizes and lines say where the shard begins
         fingerprint = {
@@ -302,7 +302,7 @@ def _write(
             watch,
             engine.model.options.pairs,
         )
-        num_input_bytes = input_size(splits)
+        num_input_bytes = input_size(splits, watch.size_of)
         progress.begin(num_input_bytes, writer.num_records_kept, reader.num_bytes_of)
         forecast = OutputForecast(summary.output_file, num_input_bytes)
         room = Room(

@@ -322,6 +322,28 @@ def test_remote_names_are_compared_as_they_are(
             assert summary.num_lines == 2
 
 
+def test_outputs_in_a_remote_folder_are_left_out_of_a_glob(
+    extractor: FeatureExtractor,
+) -> None:
+    import tensorflow as tf
+
+    # Records of somebody else's, in a folder that is not the outputs': a text.
+    for path, content in (
+        ("far/a.txt", TEXT),
+        ("farther/b.jsonl", b'{"linex_index": 0}\n'),
+    ):
+        with tf.io.gfile.GFile(f"ram://{path}", "wb") as file:
+            file.write(content)
+    names = "ram://far/*,ram://farther/*"
+    for output_format in ("jsonl", "jsonl.gz", ""):
+        job = Job(input_file=names, output_dir="ram://far", output_format=output_format)
+        summaries = extractor.run_job(job)
+        assert [summary.num_lines for summary in summaries] == [2, 1], output_format
+    assert sorted(tf.io.gfile.glob("ram://far/*.jsonl*")) == [
+        f"ram://far/{name}" for name in ("a.jsonl", "a.jsonl.gz", "b.jsonl.jsonl")
+    ] + ["ram://far/b.jsonl.jsonl.gz"]
+
+
 # ------------------------------------------------------------ what is written twice
 
 

@@ -166,14 +166,14 @@ def test_the_fast_part_of_check_runs_no_test(clone: Path) -> None:
     assert "        entry: scripts/check --fast\n" in hook
 
 
-def test_the_linters_that_check_installs_are_pinned(clone: Path) -> None:
+def test_what_check_installs_by_itself_is_pinned(clone: Path) -> None:
     log = clone / "log"
     write_python(clone / "bin" / "python3", (3, 12), log)
     run_script(clone, "check")
     constraints = clone / "scripts" / "constraints.txt"
     assert f" --constraint {constraints} -e {clone}[dev]\n" in log.read_text()
     pinned = re.findall(r"^([a-z]+)==[\d.]+$", constraints.read_text(), re.MULTILINE)
-    assert pinned == ["mypy", "ruff"]
+    assert pinned == ["mypy", "ruff", "ray"]
 
 
 def test_check_stops_at_the_first_failure(clone: Path) -> None:

@@ -4,7 +4,7 @@ import bisect
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -40,8 +40,20 @@ class Split:
     first_index: int  # index of the split's first line in the whole input
 
 
+def file_size(path: str) -> int:
+    """A file's bytes, on the disk or far away.
+
+    Raises:
+      InputError: it cannot be looked at.
+    """
+    with reading(path):
+        return status_of(path).size
+
+
 def plan_splits(
-    input_files: Sequence[str], shard: tuple[int, int] | None = None
+    input_files: Sequence[str],
+    shard: tuple[int, int] | None = None,
+    size_of: Callable[[str], int] = file_size,
 ) -> list[Split]:
     """Divides the input into the pieces that one run reads.
 
@@ -54,6 +66,7 @@ def plan_splits(
     Args:
       input_files: the files in order.
       shard: (I, N), or None for everything.
+      size_of: tells a file's bytes, where they are known already.
 
     Raises:
       InputError: a file cannot be read.
@@ -62,7 +75,7 @@ def plan_splits(
         # The index of later files' lines follows from reading the earlier ones.
         return [Split(path, 0, None, 0, 0) for path in input_files]
     index, num_shards = shard
-    sizes = [_file_size(path) for path in input_files]
+    sizes = [size_of(path) for path in input_files]
     cuts = _cuts(input_files, sizes, num_shards)
     first, last = cuts[index], cuts[index + 1]
     splits: list[Split] = []
@@ -89,8 +102,17 @@ def plan_splits(
     return splits
 
 
-def check_shards(input_files: Sequence[str], shard: tuple[int, int]) -> None:
+def check_shards(
+    input_files: Sequence[str],
+    shard: tuple[int, int],
+    size_of: Callable[[str], int] = file_size,
+) -> None:
     """Refuses shards for which compressed files leave nothing; warns of a large one.
+
+    Args:
+      input_files: the files in order.
+      shard: (I, N).
+      size_of: tells a file's bytes, where they are known already.
 
     Raises:
       OptionsError: there are fewer pieces that could be shared than shards.
@@ -99,7 +121,7 @@ def check_shards(input_files: Sequence[str], shard: tuple[int, int]) -> None:
     index, num_shards = shard
     if not any(map(is_compressed, input_files)):
         return
-    sizes = [_file_size(path) for path in input_files]
+    sizes = [size_of(path) for path in input_files]
     # In an empty one there is nothing to share.
     compressed = [
         path
@@ -272,7 +294,9 @@ class SplitReader:
             self._lines = None
 
 
-def input_size(splits: Sequence[Split]) -> int | None:
+def input_size(
+    splits: Sequence[Split], size_of: Callable[[str], int] = file_size
+) -> int | None:
     """The bytes on the disk that the splits will read; None where nobody knows."""
     total = 0
     for split in splits:
@@ -280,7 +304,7 @@ def input_size(splits: Sequence[Split]) -> int | None:
             is_remote(split.path) or os.path.isfile(split.path)
         ):
             return None
-        end = _file_size(split.path) if split.end is None else split.end
+        end = size_of(split.path) if split.end is None else split.end
         total += end - split.start
     return total
 
@@ -328,8 +352,3 @@ def _holds_only_returns(stream: IO[bytes]) -> bool:
         if not is_only_returns(block):
             return False
     return True
-
-
-def _file_size(path: str) -> int:
-    with reading(path):
-        return status_of(path).size

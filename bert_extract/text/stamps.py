@@ -1,13 +1,14 @@
 """Input files -> size and time: whether what is read is what the run began with."""
 
 import os
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import IO, Any
 
 from bert_extract.errors import InputError
 from bert_extract.files import FileStatus, is_remote, sha256_of, status_of, to_status
-from bert_extract.text.examples import STDIN, reading
+from bert_extract.text.examples import STDIN, name_of, reading
 
 _SECOND = 10**9  # in nanoseconds
 
@@ -16,7 +17,8 @@ class InputWatch:
     """The inputs as they are when the run begins, and whether they stay like that.
 
     Reading tells it of each file; what is written can then be trusted as long as
-    `check` does not raise. Standard input and pipes are not watched.
+    `check` does not raise. Pipes are not watched; standard input is, where a shell has
+    made it of a file.
     """
 
     def __init__(self, input_files: Sequence[str]) -> None:
@@ -25,7 +27,11 @@ class InputWatch:
         Raises:
           InputError: one of them cannot be read.
         """
-        self._stamps = {path: _stamp(path) for path in input_files if path != STDIN}
+        self._stamps = {
+            path: _stamp(path)
+            for path in input_files
+            if path != STDIN or sys.stdin is not None  # it is closed, as reading says
+        }
         self._input_files = input_files
         # Those of which lines may be underway. Filled by the thread that reads.
         self._begun: dict[str, None] = {}
@@ -41,6 +47,10 @@ class InputWatch:
         name = path if is_remote(path) else os.path.abspath(path)
         return [name, stamp.size, stamp.mtime_ns]
 
+    def size_of(self, path: str) -> int:
+        """A file's bytes on the disk, or far away, as they were at first."""
+        return self._stamps[path].size
+
     def checksums(self) -> list[str | None]:
         """The SHA-256 of each input as it lies there; None of a pipe, and far away.
 
@@ -49,7 +59,7 @@ class InputWatch:
         """
         found: dict[str, str] = {}
         for path in filter(self._is_watched, self._stamps):
-            if not is_remote(path):
+            if path != STDIN and not is_remote(path):
                 with reading(path):
                     found[path] = sha256_of(path)
                 self._check(path)
@@ -118,7 +128,8 @@ class InputWatch:
         return stamp is not None and stamp.is_regular
 
     def _check(self, path: str) -> None:
-        if not is_remote(path) and not os.path.lexists(path):
+        is_local = path != STDIN and not is_remote(path)
+        if is_local and not os.path.lexists(path):
             return  # who removes a file that is read does not change what is read
         self._compare(path, _stamp(path))
 
@@ -126,7 +137,7 @@ class InputWatch:
         was = self._stamps[path]
         if now != was:
             raise InputError(
-                f"{path}: changed while it was read: had {_shown(was)}; has "
+                f"{name_of(path)}: changed while it was read: had {_shown(was)}; has "
                 f"{_shown(now)}. Run again without --resume when nobody writes to it "
                 "any more, or read a copy"
             )
@@ -134,7 +145,7 @@ class InputWatch:
 
 def _stamp(path: str) -> FileStatus:
     with reading(path):
-        return status_of(path)
+        return to_status(os.fstat(0)) if path == STDIN else status_of(path)
 
 
 def _shown(stamp: FileStatus) -> str:

@@ -141,6 +141,31 @@ def test_pipes_are_not_watched(tmp_path: Path) -> None:
     assert InputWatch(["-"]).fingerprint() == [["-"]]
 
 
+@pytest.mark.parametrize("change", [cut, grow, touch])
+def test_standard_input_is_watched_where_it_is_a_file(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = write_input(tmp_path / "in.txt", 10)
+    own = os.dup(0)
+    try:
+        with open(path, "rb") as file:
+            os.dup2(file.fileno(), 0)
+        watch = InputWatch(["-"])
+        lines = iter(SplitReader(plan_splits(["-"]), "strict", watch=watch))
+        next(lines)
+        watch.check()
+        assert watch.checksums() == [None]
+        change(path)
+        message = "^standard input: changed while it was read: had"
+        with pytest.raises(InputError, match=message):
+            watch.check()
+        with pytest.raises(InputError, match=message):
+            list(lines)
+    finally:
+        os.dup2(own, 0)
+        os.close(own)
+
+
 def test_remote_files_are_watched() -> None:
     path = "ram://changing/in.txt"
     tf.io.gfile.makedirs("ram://changing")
