@@ -28,11 +28,12 @@ _LAYERS = (-1, -2, -3, -4)
 _NUM_TOKENS, _SIZE = 64, 384  # of MiniLM
 # A program of its own. Its ru_maxrss would be that of whoever started it, if greater.
 _PROGRAM = """
-import re, sys
+import re, sys, time
 from bert_extract import inspect
 code = inspect.main(["bert-inspect", *sys.argv[1:]])
 with open("/proc/self/status") as status:
-    print("peak", 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read())[1]))
+    peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read())[1])
+print("peak", time.process_time(), peak)
 sys.exit(code)
 """
 
@@ -43,6 +44,7 @@ class Measured:
 
     seconds: float  # for the summary, with the start of Python
     line_seconds: float  # for the last record
+    cpu_seconds: float  # for the summary
     peak_bytes: int  # of the greater of both
     summary: str
     record: str
@@ -142,7 +144,7 @@ def _make_parquet(path: Path, num_bytes: int, record: Record) -> int:
 
 def measure(path: Path, line: int) -> Measured:
     """Looks at a file as the command does, and at one record of it."""
-    outputs, seconds, peaks = [], [], []
+    outputs, seconds, cpu_seconds, peaks = [], [], [], []
     for flags in ([], [f"--line={line}"]):
         start = time.monotonic()
         completed = subprocess.run(
@@ -154,8 +156,11 @@ def measure(path: Path, line: int) -> Measured:
         seconds.append(time.monotonic() - start)
         output, _, peak = completed.stdout.rpartition("peak ")
         outputs.append(output)
-        peaks.append(int(peak))
-    return Measured(seconds[0], seconds[1], max(peaks), outputs[0], outputs[1])
+        cpu_seconds.append(float(peak.split()[0]))
+        peaks.append(int(peak.split()[1]))
+    return Measured(
+        seconds[0], seconds[1], cpu_seconds[0], max(peaks), outputs[0], outputs[1]
+    )
 
 
 def main() -> int:
@@ -168,12 +173,12 @@ def main() -> int:
         for suffix in _SUFFIXES:
             path = Path(folder) / f"output{suffix}"
             num_lines, _ = make_file(path, int(args.gigabytes * 10**9))
-            # A compressed file is read from its beginning.
-            found = measure(path, 9 if suffix == ".jsonl.gz" else num_lines - 1)
+            found = measure(path, num_lines - 1)
             print(
                 f"{suffix:10} {path.stat().st_size:>14,} bytes  "
                 f"{num_lines:>7,} lines  summary {found.seconds:.2f} s  "
-                f"one line {found.line_seconds:.2f} s  "
+                f"last line {found.line_seconds:.2f} s  "
+                f"CPU {found.cpu_seconds:.2f} s  "
                 f"peak {found.peak_bytes / 10**6:.0f} MB",
                 flush=True,
             )

@@ -1,16 +1,18 @@
 """A line's number -> its record, without reading what stands before it."""
 
 import os
+from typing import IO
 
 from bert_extract.errors import InputError
-from bert_extract.formats import JSONL
+from bert_extract.formats import JSONL, Format, check_installed
+from bert_extract.inspecting.members import member_before
+from bert_extract.inspecting.seeking import START_BYTES, find_forwards
+from bert_extract.output.compression import open_members
 from bert_extract.output.json_parser import JsonParser, linex_index_of
 from bert_extract.output.reading import format_of_content, read_features
 from bert_extract.output.record import Record
 from bert_extract.output.selection import Layers, make_selection
 
-_BLOCK_BYTES = 1 << 20
-_START_BYTES = 64  # of a line: enough for its linex_index
 _MISSING = "expected the record of line {:,}, found none of this number"
 
 
@@ -19,8 +21,8 @@ def read_line(
 ) -> Record:
     """Reads one record.
 
-    In JSON lines that are not compressed it is looked for as in a dictionary, since
-    their numbers go up; a compressed file is read up to it.
+    It is looked for as in a dictionary, since the numbers of lines go up; also in what
+    `bert-extract` compressed, which was done in groups of lines.
 
     Args:
       path: see `read_features`.
@@ -34,14 +36,18 @@ def read_line(
     selection = make_selection(layers, range(line, line + 1))
     try:
         with open(path, "rb") as file:
-            if (format_of_content(file.read(8)) or JSONL) is JSONL:
-                start = _find(file.fileno(), line)
-                file.seek(start)
+            file_format = format_of_content(file.read(8)) or JSONL
+            if file_format is JSONL:
+                file.seek(_find(file.fileno(), line))
                 return JsonParser(selection).parse(file.readline())
+            if file_format.is_json:
+                check_installed(file_format, InputError, path)
+                return JsonParser(selection).parse(_unpack(file, line, file_format))
     except _NoOrderError:
         pass  # it is read from the beginning
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read: {reason}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for record in read_features(path, layers=layers, lines=selection.lines):
@@ -68,7 +74,7 @@ def _find(descriptor: int, line: int) -> int:
         if start is None:  # one line goes on from the middle to the end
             high = middle
             continue
-        found = linex_index_of(os.pread(descriptor, _START_BYTES, start))
+        found = linex_index_of(os.pread(descriptor, START_BYTES, start))
         if found is None:
             raise _NoOrderError
         if found == line:
@@ -83,14 +89,26 @@ def _find(descriptor: int, line: int) -> int:
 
 def _next_line(descriptor: int, start: int, end: int) -> int | None:
     """Finds the first line that begins at `start` or later, and before `end`."""
-    position = start - 1  # where the newline before it may stand
-    while position < end:
-        block = os.pread(descriptor, _BLOCK_BYTES, position)
-        if not block:
-            return None
-        place = block.find(b"\n")
-        if place >= 0:
-            found = position + place + 1
-            return found if found < end else None
-        position += len(block)
-    return None
+    newline = find_forwards(descriptor, b"\n", start - 1, end - 1)
+    return None if newline is None else newline + 1
+
+
+def _unpack(file: IO[bytes], line: int, file_format: Format) -> bytes:
+    """Finds a line in a compressed file.
+
+    Raises:
+      InputError: there is no such line.
+      OSError: the file is broken before it.
+      _NoOrderError: nobody can tell.
+    """
+    file.seek(0)
+    if linex_index_of(open_members(file, file_format).read(START_BYTES)) is None:
+        raise _NoOrderError
+    file.seek(member_before(file.fileno(), line, file_format))
+    for text in open_members(file, file_format):
+        found = linex_index_of(text)  # None of the end of one that began before
+        if found == line:
+            return text
+        if found is not None and found > line:
+            break
+    raise InputError(_MISSING.format(line))

@@ -76,6 +76,11 @@ def inspect_features(
     """
     path = os.fspath(path)
     beginning = _beginning_of(path)
+    if path.endswith(_RUN_FILE) and read_run_file(path) is not None:
+        raise InputError(
+            f"{path}: expected a file of records, found the file that tells how one "
+            f"was made: inspect {path.removesuffix(_RUN_FILE)}"
+        )
     is_frames = beginning.startswith(MAGIC)
     file_format = format_of_content(beginning) or format_of("")
     run = read_run_file(path + _RUN_FILE)

@@ -4,12 +4,13 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from bert_extract import InputError, Record
-from bert_extract.inspecting import json_contents
+from bert_extract.inspecting import json_contents, members, seeking
 from bert_extract.inspecting.summary import FileSummary, inspect_features
 from bert_extract.output import hdf5
 from support.nasty_records import make_record
@@ -64,7 +65,7 @@ def large_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_contents, "_SMALL_COMPRESSED", 0)
     monkeypatch.setattr(json_contents, "_COMPRESSED_HEAD", 0)
     monkeypatch.setattr(json_contents, "_SAMPLE_BYTES", 4000)
-    monkeypatch.setattr(json_contents, "_READ_BYTES", 4000)
+    monkeypatch.setattr(members, "_READ_BYTES", 4000)
     monkeypatch.setattr(hdf5, "_MOST_SHAPES", 20)
 
 
@@ -139,7 +140,7 @@ def test_what_is_in_a_large_file(
 def test_an_estimate_is_close_where_entries_are_alike(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json_contents, "_READ_BYTES", 1 << 16)
+    monkeypatch.setattr(members, "_READ_BYTES", 1 << 16)
     records = [
         Record(n, ("token",) * size, (-1,), make_record(n, size, size=64).layers[:1])
         for n, size in enumerate([9, 1, 30, 4] * 40)
@@ -190,6 +191,34 @@ def test_a_large_file_that_was_cut_is_not_whole(
     summary = inspect_features(path)
     assert summary.is_whole is False
     assert "cut off" in summary.why
+
+
+@pytest.mark.usefixtures("large_files")
+def test_numbers_that_begin_anew_tell_no_number_of_lines(
+    records: list[Record], tmp_path: Path
+) -> None:
+    path = write_records(tmp_path / "output.jsonl", records)
+    both = tmp_path / "both.jsonl"
+    both.write_bytes(path.read_bytes() * 2)
+    summary = inspect_features(both)
+    assert (summary.num_lines, summary.lines_from) == (None, "unknown")
+    assert inspect_features(both, exact=True).num_lines == 2 * NUM_LINES
+
+
+@pytest.mark.usefixtures("large_files")
+def test_a_last_line_that_is_too_long_to_look_for(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeking, "MOST_BACKWARDS", 100)
+    path = write_records(tmp_path / "output.jsonl", records)
+    assert inspect_features(path).num_lines == NUM_LINES
+    os.unlink(f"{path}.run.json")
+    assert inspect_features(path).num_lines is None
+
+
+def test_a_run_file_is_none_of_records(path: Path) -> None:
+    with pytest.raises(InputError, match=f"inspect {re.escape(str(path))}$"):
+        inspect_features(f"{path}.run.json")
 
 
 def test_whole_lines_that_are_missing_are_missed(

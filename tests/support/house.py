@@ -84,6 +84,8 @@ ORDER = (
     "network.vectors",
     # inspecting
     "inspecting.words",
+    "inspecting.seeking",
+    "inspecting.members",
     "inspecting.json_contents",
     "inspecting.summary",
     "inspecting.lookup",
