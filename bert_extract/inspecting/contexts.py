@@ -83,23 +83,7 @@ def word_contexts(
     if num < 2:
         raise OptionsError(f"expected a number of places from 2 on, found {num}")
     path = os.fspath(path)
-    places: list[Place] = []
-    vectors: list[NDArray[np.float32]] = []  # each [num_layers, size]
-    indexes: tuple[int | str, ...] = ()
-    similar: dict[str, None] = {}
-    for record in read_features(path, layers=layers):
-        words = words_of(record)
-        for number, text in enumerate(words.texts):
-            if text == word and len(places) < num:
-                indexes = words.indexes
-                places.append(words.place(number))
-                vectors.append(np.stack([layer[number] for layer in words.layers]))
-            elif text.lower() == word.lower() and text != word:
-                similar[text] = None
-        if len(places) == num:
-            break
-    if not places:
-        raise missing_word(path, word, None, [*similar])
+    indexes, places, vectors = _find_places(path, word, layers, num)
     if len(places) == 1:
         raise InputError(
             f"{path}: expected {word!r} in two places at least, to compare them; found "
@@ -113,6 +97,39 @@ def word_contexts(
         places=tuple(places),
         similarities=units @ units.transpose(0, 2, 1),
     )
+
+
+def _find_places(
+    path: str, word: str, layers: Layers | None, num: int
+) -> tuple[tuple[int | str, ...], list[Place], list[NDArray[np.float32]]]:
+    """Finds the first places of a word.
+
+    Returns:
+      The layers; the places; the vectors at each of them, float32 [num_layers, size].
+
+    Raises:
+      InputError: there is none, or there are no layers.
+    """
+    places: list[Place] = []
+    vectors: list[NDArray[np.float32]] = []
+    indexes: tuple[int | str, ...] = ()
+    similar: dict[str, None] = {}
+    for record in read_features(path, layers=layers):
+        words = words_of(record)
+        if words.texts and not words.layers:
+            raise InputError(f"{path}: expected vectors, found entries without a layer")
+        for number, text in enumerate(words.texts):
+            if text == word and len(places) < num:
+                indexes = words.indexes
+                places.append(words.place(number))
+                vectors += [np.stack([layer[number] for layer in words.layers])]
+            elif text.lower() == word.lower() and text != word:
+                similar[text] = None
+        if len(places) == num:
+            break
+    if not places:
+        raise missing_word(path, word, None, [*similar])
+    return indexes, places, vectors
 
 
 def word_vectors(

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,12 +122,7 @@ def plot_words(words: WordVectors, picture: str | os.PathLike[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     figure.canvas.draw()
-    texts, colours = [], []
-    for place in words.places:
-        is_repeated = place.word in repeated
-        texts.append(_short(place) if is_repeated else as_readable(place.word))
-        colours.append(_COLOURS[repeated[place.word]] if is_repeated else _GREY)
-    _label_points(axes, points, texts, colours)
+    _label_points(axes, points, *_labels(words.places, repeated))
     _save(figure, picture)
 
 
@@ -178,6 +173,18 @@ def _short(place: Place) -> str:
     before, after = place.before[-2:], place.after[:2]
     word = as_readable(place.word).upper()
     return " ".join([*map(as_readable, before), word, *map(as_readable, after)])
+
+
+def _labels(
+    places: Sequence[Place], repeated: Mapping[str, int]
+) -> tuple[list[str], list[str]]:
+    """What is written beside each word, and in which colour."""
+    texts, colours = [], []
+    for place in places:
+        is_repeated = place.word in repeated
+        texts.append(_short(place) if is_repeated else as_readable(place.word))
+        colours.append(_COLOURS[repeated[place.word]] if is_repeated else _GREY)
+    return texts, colours
 
 
 def _order_of(layers: Sequence[int | str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bert_extract.errors import InputError, OutputError
-from bert_extract.formats import HDF5, PARQUET, Format, check_installed, format_of
+from bert_extract.formats import HDF5, JSONL, PARQUET, Format, check_installed
 from bert_extract.inspecting.json_contents import contents_of_json
 from bert_extract.inspecting.words import as_readable
 from bert_extract.options import Job, Options
@@ -82,25 +82,31 @@ def inspect_features(
             f"was made: inspect {path.removesuffix(_RUN_FILE)}"
         )
     is_frames = beginning.startswith(MAGIC)
-    file_format = format_of_content(beginning) or format_of("")
+    file_format = format_of_content(beginning) or JSONL
     run = read_run_file(path + _RUN_FILE)
     try:
-        contents = (
-            _contents_of_frames(path, run)
-            if is_frames
-            else _contents(path, file_format, beginning)
-        )
+        if is_frames:
+            contents = _contents_of_frames(path, run)
+        else:
+            contents = _contents(path, file_format, beginning)
     except (OSError, OutputError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if exact and not is_frames:
         contents = _counted(path, contents)
+    return _to_summary(path, FRAMES if is_frames else file_format.name, contents, run)
+
+
+def _to_summary(
+    path: str, format_name: str, contents: Contents, run: RunFile | None
+) -> FileSummary:
+    """Puts together what the file tells and what the one beside it does."""
     num_bytes = os.path.getsize(path)
     is_whole, why = _wholeness(path, num_bytes, contents, run)
     contents = _with_run(contents, run, is_whole)
     first = contents.first or Record(0, (), (), ())
     return FileSummary(
         path=path,
-        format=FRAMES if is_frames else file_format.name,
+        format=format_name,
         num_bytes=num_bytes,
         is_whole=is_whole,
         why=why,

@@ -100,3 +100,14 @@ def test_words_that_are_too_few(path: Path) -> None:
         word_vectors(path, ["no"])
     with pytest.raises(OptionsError, match="from 3 on, found 2"):
         word_vectors(path, num=2)
+
+
+def test_entries_without_a_layer_have_no_vectors(tmp_path: Path) -> None:
+    path = tmp_path / "output.jsonl"
+    path.write_text(
+        '{"linex_index": 0, "features": [{"token": "bank", "layers": []}]}\n'
+    )
+    with pytest.raises(InputError, match="found entries without a layer"):
+        word_contexts(path, "bank")
+    with pytest.raises(InputError, match="found no entry with a layer"):
+        word_vectors(path)

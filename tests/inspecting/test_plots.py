@@ -12,9 +12,10 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.text import Text
 
+import make_pictures
 from bert_extract import OutputError
 from bert_extract.inspecting import plots
-from bert_extract.inspecting.contexts import Contexts, WordVectors
+from bert_extract.inspecting.contexts import Contexts, WordVectors, word_contexts
 from bert_extract.inspecting.plots import (
     plot_contexts,
     plot_words,
@@ -173,10 +174,10 @@ def test_a_picture_is_made_again_the_same(
     suffix: str, beginning: bytes, tmp_path: Path
 ) -> None:
     picture = tmp_path / f"a.{suffix}"
-    plot_words(some_words(), picture)
+    plot_words(some_words(4), picture)
     content = picture.read_bytes()
     assert content.startswith(beginning)
-    plot_words(some_words(), picture)
+    plot_words(some_words(4), picture)
     assert len(picture.read_bytes()) == len(content)
     assert [path.name for path in tmp_path.iterdir()] == [picture.name]
 
@@ -204,3 +205,19 @@ def test_without_matplotlib_it_is_said_what_is_missing(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(OutputError, match="pip install matplotlib"):
         plot_words(some_words(), tmp_path / "a.png")
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_page_show_the_two_senses_of_a_word(
+    minilm_dir: Path, tmp_path: Path
+) -> None:
+    features = tmp_path / "contexts.jsonl"
+    make_pictures.extract(minilm_dir, features)
+    found = word_contexts(features, "bank")
+    assert found.layers == ("embeddings", 0, 1, 2, 3, 4, 5)
+    assert found.similarities[-1, 0].tolist() == pytest.approx(
+        [1, 0.825, 0.902, 0.830, 0.918, 0.801, 0.925, 0.808], abs=0.002
+    )
+    make_pictures.draw(features, tmp_path)
+    for name in ("contexts.png", "words.png"):
+        assert 10_000 < (tmp_path / name).stat().st_size < 100_000
