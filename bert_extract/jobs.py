@@ -344,7 +344,7 @@ def _write(
             # No file of no bytes is a whole gzip file; a member of no records is.
             writer.write(encode([]), 0, is_whole=True)
         if not kind.format.is_json:
-            progress.convert(summary.output_file)
+            progress.convert()
         writer.finish()
     except BaseException as error:
         num_kept = writer.suspend(keeps_last=watch.is_sound())

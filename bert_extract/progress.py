@@ -326,7 +326,7 @@ class _CurrentOutput:
     num_lines_kept: int
     num_lines_before: int  # lines that were read for those before it
     num_bytes_of: Callable[[int], int]
-    converted: str = ""  # its name, when all of it is computed
+    is_converted: bool = False  # all of it is computed
 
 
 class Progress:
@@ -406,11 +406,11 @@ class Progress:
                 num_lines_kept, self.work.num_lines_read, num_bytes_of
             )
 
-    def convert(self, output_file: str) -> None:
+    def convert(self) -> None:
         """All of an output is computed, and it is made of that now."""
         with self._lock:
             if self._output is not None:
-                self._output.converted = output_file
+                self._output.is_converted = True
 
     def end(self, input_bytes: int | None) -> None:
         """An output has ended, in whatever way; it need not have begun."""
@@ -433,13 +433,15 @@ class Progress:
 
     def close(self) -> None:
         """Takes the bar away."""
-        self._is_over.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        try:
+            self._is_over.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
+        finally:  # a signal may come just now
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
 
     # -- what is known
 
@@ -499,8 +501,8 @@ class Progress:
             words.append(f"file {number:,} of {self.num_outputs:,}")
         if output is None and not self._num_ended:
             words.append("starting")
-        elif output is not None and output.converted:
-            words.append(f"writing {os.path.basename(output.converted)}")
+        elif output is not None and output.is_converted:
+            words.append("writing the file")
         else:
             words.append(counted(self._num_lines_kept + self.work.num_lines, "line"))
         return words
@@ -533,7 +535,7 @@ class Progress:
 
     def _is_converting(self) -> bool:
         output = self._output
-        return output is not None and output.converted != ""
+        return output is not None and output.is_converted
 
 
 def _clock(seconds: float) -> str:

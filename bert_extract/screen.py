@@ -72,23 +72,20 @@ class _NotebookBar:
     """A bar in the cell's output."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        # At once: what another thread made would be shown in whatever cell runs then.
+        self._bar: Any = notebook_bar_class()(
+            total=1.0,
+            bar_format="{percentage:3.0f}%|{bar}| {desc}",
+            leave=False,
+            file=sys.stderr,
+        )
 
     def show(self, share: float | None, words: Sequence[str]) -> None:
-        if self._bar is None:
-            known = "{percentage:3.0f}%|{bar}| " if share is not None else ""
-            self._bar = notebook_bar_class()(
-                total=None if share is None else 1.0,
-                bar_format=known + "{desc}",
-                leave=False,
-                file=sys.stderr,
-            )
         self._bar.n = share or 0.0
         self._bar.set_description_str(", ".join(words), refresh=True)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 class TerminalBar:
@@ -120,8 +117,7 @@ class TerminalBar:
             line = bar_line(share, words, columns - _FREE_COLUMNS, self._is_unicode())
             self._line = line
             if not self._is_within_line:
-                self._stream.write(f"{self._erased(columns)}{line}")
-                self._stream.flush()
+                self._draw(f"{self._erased(columns)}{line}")
 
     def write(self, text: str) -> int:
         """Writes above the bar, which waits until the line is whole."""
@@ -144,9 +140,14 @@ class TerminalBar:
         with self._lock:
             self._instead_of_stderr.close()
             if self._line and not self._is_within_line:
-                self._stream.write(self._erased(self._columns()))
-                self._stream.flush()
+                self._draw(self._erased(self._columns()))
             self._line = ""
+
+    def _draw(self, text: str) -> None:
+        # A run outlives its terminal, if it was told to: nobody is left to see a bar.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     @staticmethod
     def _erased(columns: int) -> str:

@@ -300,10 +300,10 @@ def test_the_clock_goes_on_while_nothing_else_does(
     monkeypatch.setattr(sys, "stderr", terminal)
     with Progress() as shown:
         shown.begin(40, 0, lambda number: 40 * number)
-        shown.convert("folder/out.h5")
+        shown.convert()
         time.sleep(2.6)
     for clock in ("0:01", "0:02"):
-        assert f"\rwriting out.h5, {clock}" in terminal.getvalue()
+        assert f"\rwriting the file, {clock}" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r")  # and nothing in that line
 
 

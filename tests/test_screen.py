@@ -1,5 +1,6 @@
 """What a person sees while the command works, in a terminal."""
 
+import errno
 import io
 import logging as python_logging
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from absl import flags, logging
 
-from bert_extract.screen import bar_line, open_bar
+from bert_extract.screen import TerminalBar, bar_line, open_bar
 from support.job_runs import write_input
 from support.running import flags_for
 from support.terminal import Screen, Session, watch_command
@@ -111,6 +112,23 @@ def test_what_is_written_meanwhile_stands_above_the_bar(
     assert empty == ""
 
 
+def test_a_bar_does_not_mind_that_its_terminal_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = TerminalBar(terminal)
+    bar.show(0.5, ["half"])
+    monkeypatch.setattr(terminal, "write", gone)
+    bar.show(0.6, ["more"])
+    bar.close()
+    assert sys.stderr is terminal
+
+
+def gone(text: str) -> int:
+    raise OSError(errno.EIO, "the terminal has gone")
+
+
 def test_nobody_is_shown_a_bar_who_wants_errors_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +144,7 @@ NUM_LINES = 15_000
 # All that may stand in the last line, whatever comes between.
 BAR = re.compile(
     r"( {0,2}\d+% \|[ ▏▎▍▌▋▊▉█]+\| )?(file \d of \d, )?"
-    r"(starting|writing [\w.]+|[\d,]+ lines?), \d+:\d\d"
+    r"(starting|writing the file|[\d,]+ lines?), \d+:\d\d"
     r"(, \d+:\d\d left)?(, [\d,]+ tokens/s)?"
 )
 
