@@ -35,6 +35,7 @@ README, CONFIGS, OUTPUT, CODE, *OTHERS = (
         "bert_extract/README.md",
         "bert_extract/model/README.md",
         "bert_extract/inspecting/README.md",
+        "bert_extract/cluster/README.md",
         "bert_extract/network/README.md",
         "scripts/README.md",
         "tests/README.md",

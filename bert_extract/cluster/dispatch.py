@@ -33,6 +33,8 @@ _MOST_FAILURES = 3
 _POLL_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 _WAIT_WARNING_SECONDS = 60.0
+# How long the first worker may take, to start and to load the model, at least.
+_LEAST_PATIENCE = 600
 
 
 class Cluster(Protocol):
@@ -346,10 +348,11 @@ class Dispatcher:
         if self._num_ready():
             self._last_life = now
             return
-        if now - self._last_life > self._timeout:
+        patience = max(self._timeout, _LEAST_PATIENCE)
+        if now - self._last_life > patience:
             raise OutputError(
                 f"{self._setup.folder}: the cluster had no worker for "
-                f"{self._timeout} seconds: it has no room for one of the size that is "
+                f"{patience} seconds: it has no room for one of the size that is "
                 "asked for (--cpus_per_worker, --gpus_per_worker), or its nodes are "
                 "gone. The parts that are done stay there: --resume goes on with them"
             )

@@ -46,7 +46,7 @@ from bert_extract.text.stamps import InputWatch
 
 # What a core and a GPU do of a model's products, about, in operations a second: only
 # the size of splits hangs on it.
-_CPU_SPEED, _GPU_SPEED = 25e9, 10e12
+_CPU_SPEED, _GPU_SPEED = 60e9, 10e12
 # Many small files of a network are read at once.
 _NUM_READERS = 16
 # Between two lines of a log that nobody watches.

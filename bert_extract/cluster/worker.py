@@ -252,9 +252,9 @@ def check_probe(setup: Setup) -> str:
     return answer
 
 
-def read_patiently(path: str, patience: float = _PATIENCE) -> str | None:
+def read_patiently(path: str) -> str | None:
     """Reads a small file that another node wrote; None if it does not come."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + _PATIENCE
     while True:
         try:
             with open(path, encoding="utf-8") as reader:

@@ -148,10 +148,8 @@ def _others_before_returns(line: str) -> NDArray[np.int64]:
 
     "\ra\r\rb" -> [0, 1, 1]
     """
-    positions = np.fromiter(
-        (found.start() for found in _RETURN.finditer(line)), np.int64
-    )
-    return positions - np.arange(len(positions))
+    places = np.fromiter((found.start() for found in _RETURN.finditer(line)), np.int64)
+    return places - np.arange(len(places))
 
 
 def is_unsplit_pair(example: Example) -> bool:

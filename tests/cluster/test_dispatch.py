@@ -259,7 +259,10 @@ def test_a_worker_that_is_slow_is_left_in_peace(
     assert len(cluster.given) == 1
 
 
-def test_a_cluster_without_room_ends_the_run_and_not_at_once() -> None:
+def test_a_cluster_without_room_ends_the_run_and_not_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "_LEAST_PATIENCE", 1)
     begun = time.monotonic()
     with pytest.raises(OutputError, match="had no worker for 1 seconds"):
         run(FakeCluster(lambda _, task: done(task), [None, None]))

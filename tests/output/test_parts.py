@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pyarrow.dataset
 import pytest
 
@@ -103,11 +104,13 @@ def test_only_the_parts_with_the_lines_are_opened(tmp_path: Path) -> None:
         list(read_features(folder.path))
 
 
-def test_pyarrow_reads_a_folder_of_parquet_parts(tmp_path: Path) -> None:
+def test_others_read_a_folder_of_parquet_parts(tmp_path: Path) -> None:
     folder, parts = make_folder(tmp_path / "out.parts", ".parquet")
     folder.finish(parts, {})
+    expected = [i // 3 for i in range(21)]
     table = pyarrow.dataset.dataset(folder.path, format="parquet").to_table()
-    assert table.column("linex_index").to_pylist() == [i // 3 for i in range(21)]
+    assert table.column("linex_index").to_pylist() == expected
+    assert list(pandas.read_parquet(folder.path)["linex_index"]) == expected
 
 
 def test_the_manifest_says_who_made_what_and_with_which_arithmetic(
