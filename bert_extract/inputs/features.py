@@ -6,6 +6,7 @@ pair    [CLS] is this jack ##son ? [SEP] no it is not [SEP]
          0    0  0    0    0     0  0    1  1  1  1   1
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from bert_extract.tokenization.vocab import Vocab
 # Characters from which on a text is only cut as far as it matters. Cutting all of it
 # takes 80 times its size in memory and half a second a megabyte.
 MAX_CHARS_CUT_AT_ONCE = 100_000
+
+_NO_IDS = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,9 @@ def to_features(
             example.unique_id,
             # So many that the rest makes no difference.
             beginning(wordpieces_a, max_seq_length).ids,
-            beginning(wordpieces_b, max_seq_length).ids,
+            _NO_IDS
+            if example.text_b is None
+            else beginning(wordpieces_b, max_seq_length).ids,
             tokenizer.vocab,
             max_seq_length,
         )
@@ -194,6 +199,8 @@ def tokenize(
 
 def beginning(parts: Iterable[Wordpieces], num_wordpieces: int) -> Wordpieces:
     """The first so many wordpieces of a text, or all if there are no more."""
+    if isinstance(parts, tuple) and len(parts) == 1 and len(parts[0]) <= num_wordpieces:
+        return parts[0]  # nearly always
     taken: list[Wordpieces] = []
     num_taken = 0
     for part in parts:
@@ -278,5 +285,11 @@ def lay_out(
         token_type_ids,
         is_truncated,
         is_pair=len(ids_b) > 0,
-        part=LinePart(TakenTokens(0, num_tokens)),
+        part=_whole_line(num_tokens),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole_line(num_tokens: int) -> LinePart:
+    """One object for all lines of a length: making two a line took a tenth of it."""
+    return LinePart(TakenTokens(0, num_tokens))

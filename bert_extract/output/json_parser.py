@@ -222,7 +222,7 @@ class _Shape:
     indexes: tuple[int | str, ...]  # of the layers that are asked for
     places: tuple[int, ...]  # and where each of them is among those that are read
     c_shape: _CShape  # the same for the kernel
-    arrays: tuple[NDArray[np.int64], ...]  # to which c_shape points
+    arrays: tuple[object, ...]  # to which c_shape points
 
 
 def _make_shape(
@@ -237,6 +237,7 @@ def _make_shape(
         return None
     pieces = layer_pieces(indexes)
     ends = ends_of(pieces)
+    ends_address = ends.buffer_info()[0]
     asked_for = selection.places(indexes)
     read = sorted(set(asked_for))
     places = np.full(len(indexes), -1, np.int64)
@@ -248,7 +249,11 @@ def _make_shape(
         indexes=tuple(indexes[number] for number in asked_for),
         places=tuple(places[asked_for].tolist()),
         c_shape=_CShape(
-            b"".join(pieces), address_of(ends), address_of(places), len(indexes), size
+            b"".join(pieces),
+            ends_address,
+            address_of(places),
+            len(indexes),
+            size,
         ),
         arrays=(ends, places),
     )

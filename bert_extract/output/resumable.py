@@ -36,6 +36,8 @@ Fingerprint = Mapping[str, Any]
 # What is said to be checked, as it takes more than a moment, in bytes.
 _LONG_CHECK = 1 << 30
 _BLOCK_SIZE = 1 << 20
+# Groups of so few bytes are made one piece: the records of short lines are small.
+_JOINED_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,8 @@ class PartialWriter:
         self._is_at_rest = False
         num_bytes = sum(len(buffer) for buffer in buffers)
         with explaining(self._partial, self.num_bytes + num_bytes, can_resume=True):
+            if num_bytes <= _JOINED_BYTES:
+                buffers = [b"".join(buffers)]
             for buffer in buffers:
                 self._crc = crc32(buffer, self._crc)
                 self._file.append(buffer)
