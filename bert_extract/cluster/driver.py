@@ -31,7 +31,7 @@ from bert_extract.model import devices
 from bert_extract.model.config import BertConfig
 from bert_extract.options import Job, Options
 from bert_extract.output import parts as parts_module
-from bert_extract.output.fingerprints import as_read_back
+from bert_extract.output.fingerprints import CONTENTS, as_read_back
 from bert_extract.output.parts import Part, PartsFolder, part_name, temporary_file
 from bert_extract.output.resumable import refuse_difference, told_fingerprint
 from bert_extract.output.writers import (
@@ -172,7 +172,9 @@ class _Run:
         told = told_fingerprint(f"{self._output}.run.json")
         if told is None or not os.path.isfile(self._output):
             return None
-        arithmetic = {name: told[name] for name in _OF_ARITHMETIC if name in told}
+        # One process notes what the input contains, too.
+        own_keys = (*_OF_ARITHMETIC, CONTENTS)
+        arithmetic = {name: told[name] for name in own_keys if name in told}
         found = find_complete(self._output, {**self._fingerprint, **arithmetic})
         if found is None and not os.path.exists(self._output + parts_module.SUFFIX):
             own = {name: each for name, each in told.items() if name not in arithmetic}

@@ -86,8 +86,8 @@ def test_parts_are_pieces_of_the_local_run(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("checkpoint_sha256", "the checkpoint is another one"),
-        ("vocab_sha256", "the vocab is another one"),
+        ("checkpoint_sha256", "the checkpoint has changed: its SHA-256 began with 000"),
+        ("vocab_sha256", "the vocab has changed: its SHA-256 began with 000"),
         ("tensorflow", "the version of TensorFlow was 000, and is now"),
     ],
 )
