@@ -26,8 +26,12 @@ _INCHES, _DOTS = (10.0, 5.6), 160  # of a slide, wide as screens are
 _PAD_INCHES = 0.12
 _FONT = 13
 _MARKER_POINTS = 4.5  # what a point takes, from its middle
-# Beside a line there is room for so many characters, or so many words on each side.
-_MOST_CHARS, _FEW = 42, 3
+_MOST_CHARS = 36  # for which there is room beside a line
+# Below the lines there is room for the names of so many layers, and for long ones if
+# they are few.
+_MOST_TICKS, _FEW_TICKS = 14, 8
+# A gap that is so much wider than the next parts lines into two colours.
+_CLEARLY_WIDER = 2.5
 # How files of pictures begin; what is none of these is never replaced.
 _MAGIC = {
     ".png": (b"\x89PNG\r\n\x1a\n",),
@@ -63,7 +67,7 @@ def plot_contexts(contexts: Contexts, picture: str | os.PathLike[str]) -> None:
             linewidth=2.2,
             markersize=6,
         )
-    axes.set_xticks(steps, [str(layer) for layer in contexts.layers])
+    axes.set_xticks(*_ticks(contexts.layers))
     axes.set_xlabel("layer" + _order_of(contexts.layers))
     axes.set_ylabel("cosine similarity")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -158,14 +162,21 @@ def principal_components(
 
 def _line(place: Place) -> str:
     """The word where it stands, as long as there is room beside a picture."""
-    text = " ".join(map(as_readable, [*place.before, place.word, *place.after]))
-    if len(text) <= _MOST_CHARS:
-        return text
-    around = (*place.before[-_FEW:], place.word, *place.after[:_FEW])
-    shown = " ".join(map(as_readable, around))
-    start = "… " if len(place.before) > _FEW else ""
-    end = " …" if len(place.after) > _FEW else ""
-    return f"{start}{shown}{end}"
+    num_before, num_after = len(place.before), len(place.after)
+    while True:
+        before = place.before[len(place.before) - num_before :]
+        after = place.after[:num_after]
+        text = " ".join(map(as_readable, [*before, place.word, *after]))
+        if len(text) <= _MOST_CHARS or not (before or after):
+            break
+        # What is farther away goes first.
+        if num_before >= num_after:
+            num_before -= 1
+        else:
+            num_after -= 1
+    start = "… " if num_before < len(place.before) else ""
+    end = " …" if num_after < len(place.after) else ""
+    return f"{start}{text}{end}"
 
 
 def _short(place: Place) -> str:
@@ -187,6 +198,16 @@ def _labels(
     return texts, colours
 
 
+def _ticks(layers: Sequence[int | str]) -> tuple[list[int], list[str]]:
+    """Which layers are named, and how; the last one always is."""
+    step = -(-len(layers) // _MOST_TICKS)
+    places = [*range(len(layers) - 1, -1, -step)][::-1]
+    names = [str(layers[place]) for place in places]
+    if len(layers) > _FEW_TICKS:
+        names = ["emb." if name == "embeddings" else name for name in names]
+    return places, names
+
+
 def _order_of(layers: Sequence[int | str]) -> str:
     if len(layers) < 2:
         return ""
@@ -201,12 +222,19 @@ def _repeated(places: Sequence[Place]) -> dict[str, int]:
 
 
 def _colour_groups(values: NDArray[np.float32]) -> list[int]:
-    """Parts numbers at the widest gap between them: 0 those above it, 1 the others."""
+    """Parts numbers at a gap between them: 0 those above it, 1 the others.
+
+    Where no gap is clearly the widest, all of them are 0.
+    """
     ordered = np.sort(values)
-    if len(ordered) < 2:
-        return [0] * len(ordered)
-    gap = int(np.diff(ordered).argmax())
-    return [int(value <= ordered[gap]) for value in values]
+    gaps = np.diff(ordered)
+    if len(gaps) == 0:
+        return [0] * len(values)
+    widest = int(gaps.argmax())
+    others = np.delete(gaps, widest)
+    if gaps[widest] <= _CLEARLY_WIDER * others.max(initial=0.0):
+        return [0] * len(values)
+    return [int(value <= ordered[widest]) for value in values]
 
 
 # ----------------------------------------------------------------------------- drawing
@@ -299,7 +327,7 @@ def _label_ends(
         axes.annotate(
             text,
             xy=(last, float(end)),
-            xytext=(right + 0.12, place),
+            xytext=(right + 0.018 * (right + 1), place),
             va="center",
             parse_math=False,
             fontsize=_FONT,
@@ -307,6 +335,7 @@ def _label_ends(
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
+                "relpos": (0.0, 0.5),  # to where the text begins
                 "color": _COLOURS[group],
                 "linewidth": 0.8,
                 "shrinkA": 2,

@@ -163,6 +163,39 @@ def test_a_line_has_the_colour_of_its_side_of_the_widest_gap(
     assert colours[0] == colours[2] != colours[1] == colours[3]
 
 
+def test_lines_without_a_gap_have_one_colour(
+    tmp_path: Path, figures: list[Any]
+) -> None:
+    last = [0.9, 0.86, 0.8, 0.75, 0.71]
+    plot_contexts(some_contexts([[1.0] * 5, last]), tmp_path / "a.png")
+    assert len({line.get_color() for line in figures[0].axes[0].lines}) == 1
+
+
+@pytest.mark.parametrize("num_layers", [2, 7, 13, 25])
+def test_names_of_layers_are_apart_beside_long_labels(
+    num_layers: int, tmp_path: Path, figures: list[Any]
+) -> None:
+    contexts = some_contexts([[0.9, 0.8, 0.3]] * num_layers)
+    long_words = ("internationally", "recognised", "characteristics", "of", "the")
+    places = [
+        dataclasses.replace(each, before=long_words, after=long_words)
+        for each in contexts.places
+    ]
+    layers = ("embeddings", *range(num_layers - 1))
+    contexts = dataclasses.replace(contexts, places=tuple(places), layers=layers)
+    plot_contexts(contexts, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    renderer = figures[0].canvas.get_renderer()
+    names = axes.get_xticklabels()
+    boxes = [name.get_window_extent(renderer) for name in names]
+    assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
+    assert names[-1].get_text() == str(num_layers - 2)
+    assert_apart(figures[0])
+    assert "… the ba$nk$ internationally …" in {
+        label.get_text() for label in labels_of(figures[0])
+    }
+
+
 def test_one_layer_is_drawn_too(tmp_path: Path) -> None:
     plot_contexts(some_contexts([[0.5, 0.6]]), tmp_path / "a.png")
 
