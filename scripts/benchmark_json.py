@@ -24,7 +24,7 @@ SHAPES = {"MiniLM, 35 tokens": (35, 384), "BERT-Base, 128 tokens": (128, 768)}
 
 
 def make_record(num_tokens: int, hidden_size: int) -> Record:
-    """Make a record of the values' usual distribution, N(0, 0.6)."""
+    """Makes a record of the values' usual distribution, N(0, 0.6)."""
     rng = np.random.default_rng(0)
     layers = [
         rng.normal(0, 0.6, (num_tokens, hidden_size)).astype(np.float32)
@@ -35,7 +35,7 @@ def make_record(num_tokens: int, hidden_size: int) -> Record:
 
 
 def original(part: RecordPart) -> bytes:
-    """Write the record as upstream's extract_features.py does."""
+    """Writes the record as upstream's extract_features.py does."""
     record = part.record
     features = [
         {
@@ -57,7 +57,7 @@ def seconds(
     num_threads: int,
     calls: int,
 ) -> float:
-    """Measure a call's wall time when every thread makes `calls` of them."""
+    """Measures a call's wall time when every thread makes `calls` of them."""
 
     def work() -> None:
         for _ in range(calls):
@@ -71,7 +71,7 @@ def seconds(
 
 
 def main() -> None:
-    """Print a table for each shape."""
+    """Prints a table for each shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--num_threads", type=int, default=2)
