@@ -48,6 +48,8 @@ from bert_extract.model.devices import set_up_tensorflow, usable_cores  # noqa: 
 LINEAR, BILSTM = "linear", "BiLSTM"
 # Sentences are put into batches with others of about their length.
 _BATCH_SIZE = 32
+# Words that are enough to see how large a layer's numbers are; at most twice as many.
+_NUM_MEASURED = 20_000
 _NUM_LSTMS = 2  # layers of them, as in the paper
 
 
@@ -355,10 +357,7 @@ def _load(
             f"{flags.model_dir}: the model has {num_layers - 1} encoder layers, and "
             "the table takes the last four; take a larger model"
         )
-    deviations = [
-        np.std(train.vectors[:, i], dtype=np.float64) for i in range(num_layers)
-    ]
-    scales = (1 / np.array(deviations)).astype(np.float32)
+    scales = _scales(train.vectors)
     names = sorted({tag for sentence in sentences[0] for tag in sentence.tags})
     tags = [[_tag_ids(sentence, names) for sentence in part] for part in sentences]
     return (
@@ -366,6 +365,13 @@ def _load(
         TaggedVectors(test, tags[1], scales),
         names,
     )
+
+
+def _scales(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
+    """1 / standard deviation of each layer: float32 [num_layers]."""
+    some = vectors[:: max(1, len(vectors) // _NUM_MEASURED)]
+    deviations = [np.std(layer, dtype=np.float64) for layer in some.swapaxes(0, 1)]
+    return (1 / np.array(deviations)).astype(np.float32)
 
 
 def _tag_ids(sentence: Sentence, names: Sequence[str]) -> NDArray[np.int32]:
