@@ -425,8 +425,9 @@ class Progress:
         """Looks what is done, and shows it."""
         now = time.monotonic()
         self._look(now)
-        if self._bar is not None:
-            self._bar.show(self._share, self._words_of_bar(now))
+        bar = self._bar  # which another thread may take away just now
+        if bar is not None:
+            bar.show(self._share, self._words_of_bar(now))
         elif now - self._last_log >= _LOG_SECONDS:
             self._last_log = now
             logging.info("%s", ", ".join(self._words_of_log(now)))

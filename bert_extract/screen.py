@@ -51,9 +51,15 @@ def is_notebook() -> bool:
 
 
 def open_bar() -> Bar | None:
-    """The bar that fits where standard error goes; None where nobody watches."""
+    """The bar that fits where standard error goes; None where nobody watches.
+
+    Nor is there one in a terminal that has one: a job of another thread's is under way.
+    """
     if is_notebook():
         return _NotebookBar()
+    if isinstance(sys.stderr, TerminalBar):
+        # Two would have to end in order, or standard error would not be given back.
+        return None
     if sys.stderr is not None and sys.stderr.isatty() and logging.level_info():
         return TerminalBar(sys.stderr)
     return None
@@ -103,6 +109,7 @@ class TerminalBar:
         self._stream = stream
         self._line = ""  # the bar as it is, or will be when the line above is whole
         self._is_within_line = False
+        self._is_closed = False
         self._lock = threading.RLock()
         self._instead_of_stderr = contextlib.ExitStack()
         self._instead_of_stderr.enter_context(_stderr_replaced(cast(TextIO, self)))
@@ -113,6 +120,8 @@ class TerminalBar:
     def show(self, share: float | None, words: Sequence[str]) -> None:
         """Shows another state, in one line, however narrow the terminal is."""
         with self._lock:
+            if self._is_closed:  # a signal did not wait for the thread that looks
+                return
             columns = self._columns()
             line = bar_line(share, words, columns - _FREE_COLUMNS, self._is_unicode())
             self._line = line
@@ -121,6 +130,8 @@ class TerminalBar:
 
     def write(self, text: str) -> int:
         """Writes above the bar, which waits until the line is whole."""
+        if not text:
+            return 0
         with self._lock:
             if self._line and not self._is_within_line:
                 self._stream.write(self._erased(self._columns()))
@@ -139,6 +150,7 @@ class TerminalBar:
         """Takes the bar away, and everything is as it was before."""
         with self._lock:
             self._instead_of_stderr.close()
+            self._is_closed = True
             if self._line and not self._is_within_line:
                 self._draw(self._erased(self._columns()))
             self._line = ""

@@ -125,6 +125,35 @@ def test_a_bar_does_not_mind_that_its_terminal_has_gone(
     assert sys.stderr is terminal
 
 
+def test_a_bar_that_is_closed_stays_away_and_nothing_written_hides_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = TerminalBar(terminal)
+    bar.show(0.5, ["half"])
+    assert bar.write("") == 0
+    bar.show(0.6, ["more"])
+    assert terminal.screen.lines[-1].endswith("| more")
+    bar.close()
+    bar.show(0.7, ["too late"])
+    bar.write("afterwards\n")
+    assert terminal.screen.lines == ["afterwards", ""]
+
+
+def test_two_jobs_at_once_have_one_bar_and_standard_error_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(logging, "level_info", lambda: True)
+    first, second = open_bar(), open_bar()
+    assert first is not None
+    assert second is None
+    first.close()
+    assert sys.stderr is terminal
+
+
 def gone(text: str) -> int:
     raise OSError(errno.EIO, "the terminal has gone")
 
@@ -158,8 +187,9 @@ def shares(session: Session) -> list[int]:
 def test_log_lines_and_one_bar_for_all_files(tmp_path: Path, tiny_bert: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in "ace":
-        write_input(folder / f"{name}.txt", NUM_LINES // 3)
+    # With one thread the last file is some seconds' work, however many cores there are.
+    for name, num_lines in (("a", 3000), ("c", 3000), ("e", NUM_LINES - 6000)):
+        write_input(folder / f"{name}.txt", num_lines)
     for name in "bd":
         (folder / f"{name}.txt").write_bytes(b"\xff\n")
     session = watch_command(
@@ -169,6 +199,7 @@ def test_log_lines_and_one_bar_for_all_files(tmp_path: Path, tiny_bert: Path) ->
             output_dir=tmp_path / "out",
             output_format="parquet",
             layers="-1",
+            num_threads=1,
         ),
         num_columns=80,
     )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,13 @@ ADDRESS = f"{HEAD}:{PORT}"
 PATIENCE = 120.0
 _SITE = Path(__file__).parent / "cluster_site"
 _KEEPER = Path(__file__).parent / "keep_network.py"
+
+
+def may_make_networks() -> bool:
+    """Whether this user may, and the machine has what makes them."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "--net", "true"], check=False).returncode == 0
 
 
 class RayNodes:
@@ -41,6 +49,8 @@ class RayNodes:
         assert self._keeper.stdout is not None
         assert self._keeper.stdout.readline() == b"up\n"
         self._network = os.readlink(f"/proc/{self._keeper.pid}/ns/net")
+        # Whatever lives in it is killed in the end.
+        assert self._network != os.readlink("/proc/self/ns/net")
 
     def start_node(self, address: str, **environment: str) -> None:
         """Starts a node with one CPU; the first one is the head."""
