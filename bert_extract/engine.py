@@ -27,6 +27,7 @@ from bert_extract.inputs.features import Features, to_features
 from bert_extract.inputs.line_parts import to_parts
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.model import devices
+from bert_extract.model.arithmetic import Arithmetic
 from bert_extract.model.layer_plan import LayerPlan
 from bert_extract.model.pooling import Layers, mix_layers
 from bert_extract.output.record import RecordPart
@@ -44,10 +45,12 @@ _TOKENIZED_AT_ONCE = 512
 _TOKENIZED_CHARS = 1 << 20
 # How long a line waits for others when there are no more, in seconds.
 _PATIENCE = 1.0
-# Token slots of a batch on the CPU. The matrix products reach their rate at 300 rows
-# in float32 and at 1,000 in bfloat16; and the fewer batches, the fewer shapes that
-# TensorFlow meets for the first time, which costs it some milliseconds each.
+# Token slots of a batch on the CPU, and of narrow models, in which what is not products
+# weighs more: see `scripts/benchmark_batches.py`. The fewer batches, the fewer shapes
+# that TensorFlow meets for the first time, too, which costs it some milliseconds each.
 _CPU_SLOTS = 1024
+_NARROW_CPU_SLOTS = 2048
+_NARROW = 512  # hidden_size, at most
 # A short input is divided so that each thread has some batches of it, but not into
 # batches smaller than this.
 _LEAST_CPU_SLOTS = 128
@@ -250,7 +253,8 @@ class Engine:
         if self._is_gpu:
             return min(allowed, _GPU_SLOTS)
         share = stretch_slots // (_BATCHES_PER_THREAD * self.model.num_threads)
-        return min(allowed, _CPU_SLOTS, max(share, _LEAST_CPU_SLOTS))
+        most = cpu_slots(self.model.config.hidden_size, self.model.arithmetic)
+        return min(allowed, most, max(share, _LEAST_CPU_SLOTS))
 
     def _padded_length(self, line: Features) -> int:
         multiple = _GPU_LENGTH_MULTIPLE if self._is_gpu else 1
@@ -317,6 +321,18 @@ class Engine:
         if self._is_gpu:
             return _THREADS_PER_GPU * len(self.model.devices)
         return self.model.num_threads
+
+
+def cpu_slots(hidden_size: int, kernels: Arithmetic) -> int:
+    """How many token slots a full batch has on the CPU: more would gain less than 2 %.
+
+    Args:
+      hidden_size: the model's width.
+      kernels: those that compute; of more rows than were looked at, nobody knows
+        whether each has the same bits.
+    """
+    is_larger = hidden_size <= _NARROW and kernels.most_rows >= _NARROW_CPU_SLOTS
+    return _NARROW_CPU_SLOTS if is_larger else _CPU_SLOTS
 
 
 def stretch_tokens(plan: LayerPlan, is_gpu: bool) -> int:

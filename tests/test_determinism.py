@@ -166,6 +166,20 @@ def test_large_products_of_few_rows_sum_in_another_order(tmp_path: Path) -> None
     check_rows(model_dir, (2, 3, 7, 9, 13, 25, 33, 50, 51, 99, 101), 128)
 
 
+def test_full_batches_have_the_bits_of_small_ones(tmp_path: Path) -> None:
+    model_dir = one_layer_model(tmp_path, 128, 2)
+    extractor = FeatureExtractor(
+        options_for(model_dir, layers="0", max_seq_length=128, num_threads=1)
+    )
+    rng = random.Random(0)
+    lines = [
+        " ".join(f"w{rng.randrange(196)}" for _ in range(num)) for num in (5, 11, 20)
+    ]
+    expected = vectors(extractor, lines)
+    many = vectors(extractor, lines * 600)  # a stretch fills batches of each length
+    assert many == expected * 600
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"layers": "0,embeddings"}, {"unit": "sentence", "sentence_pooling": "pooler"}],

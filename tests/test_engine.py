@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,18 @@ def test_counts_go_up_as_groups_are_given(tiny: Engine) -> None:
     assert counts == [(8, 4, False), (16, 8, False), (20, 10, True)]
     assert summary.num_tokens == 10 * 4 + 10 * 7
     assert summary.num_slots >= summary.num_tokens
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "most_rows", "slots"),
+    [(128, 2196, 2048), (512, 2196, 2048), (768, 2196, 1024), (128, 1200, 1024)],
+)
+def test_a_full_batch_of_a_narrow_model_has_more_slots(
+    hidden_size: int, most_rows: int, slots: int
+) -> None:
+    """Unless nobody has looked whether products of so many rows keep the bits."""
+    kernels = replace(arithmetic.in_force("CPU", "float32"), most_rows=most_rows)
+    assert engine.cpu_slots(hidden_size, kernels) == slots
 
 
 def test_truncated_and_unsplit_lines_are_counted(tiny: Engine) -> None:

@@ -88,6 +88,8 @@ class Arithmetic:
     # Whether gelu's tanh form is computed inside the product before it. Else it is
     # written with fewer operations, see `modeling`.
     has_gelu_in_product: bool = True
+    # Up to how many rows a product was looked at.
+    most_rows: int = 1200
 
     def rows_for(self, hidden_size: int) -> RowRule:
         """The rule for a model of that size."""
@@ -105,6 +107,7 @@ class _Kind:
     wide_rows: RowRule
     has_steady_softmax: bool
     has_gelu_in_product: bool = True
+    most_rows: int = 1200
 
 
 # TensorFlow 2.21 on x86-64, one thread an operation. Every row count from 1 to 60 and
@@ -184,6 +187,7 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
                 kind.has_steady_softmax,
                 is_alone,
                 kind.has_gelu_in_product,
+                kind.most_rows,
             )
     return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
 
