@@ -142,3 +142,21 @@ def test_a_pipe_is_no_input_for_many(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected a regular file"):
         check_plannable(["/dev/null"])
     check_plannable(["gs://bucket/x.txt", __file__])
+
+
+def test_a_file_far_away_is_read_in_ranges(tmp_path: Path) -> None:
+    content = "".join(f"line {number}\n" for number in range(500)).encode()
+    path = tmp_path / "in.txt"
+    path.write_bytes(content)
+    # TensorFlow's file systems read it, as they read gs:// and s3://.
+    far = SplitPlan([f"file://{path}"], 900)
+    near = SplitPlan([str(path)], 900)
+    assert len(far) == 5
+    for one, other in zip(far, near, strict=True):
+        assert (one.num_lines, one.num_bytes, one.crc) == (
+            *(other.num_lines, other.num_bytes),
+            other.crc,
+        )
+        check_bytes(one)
+        texts = [example.text_a for example in read([one.split])]
+        assert texts == [example.text_a for example in read([other.split])]
