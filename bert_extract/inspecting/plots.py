@@ -26,7 +26,7 @@ _INCHES, _DOTS = (10.0, 5.6), 160  # of a slide, wide as screens are
 _PAD_INCHES = 0.12
 _FONT = 13
 _MARKER_POINTS = 4.5  # what a point takes, from its middle
-_MOST_CHARS = 36  # for which there is room beside a line
+_MOST_CHARS = 38  # for which there is room beside a line
 # Below the lines there is room for the names of so many layers, and for long ones if
 # they are few.
 _MOST_TICKS, _FEW_TICKS = 14, 8
