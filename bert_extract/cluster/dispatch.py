@@ -27,7 +27,7 @@ from bert_extract.cluster.messages import (
 from bert_extract.errors import OutputError
 
 _MOST_ATTEMPTS = 3
-# Failures in a row after which nothing more is expected of a worker's place.
+# Splits failed in a row after which nothing more is expected of a worker's place.
 _MOST_FAILURES = 3
 # How often is looked at what nobody tells of, in seconds.
 _POLL_SECONDS = 1.0
@@ -81,7 +81,9 @@ class _Place:
     asked: Any = None  # a reference to how far it is
     num_done: int = -1
     last_sign: float = 0.0  # when it was last seen to go on
-    num_failures: int = 0  # since its last part
+    # The splits that it failed since its last part, and -1, -2, ... for each time that
+    # it was lost without one.
+    failures: set[int] = field(default_factory=set)
     is_closed: bool = False
 
 
@@ -206,17 +208,20 @@ class Dispatcher:
                 place.num_done, place.asked = -1, None
 
     def _take_task(self, place: _Place) -> Task | None:
-        """What failed elsewhere first, then what nobody tried."""
-        ready = {each.number for each in self._places if each.opened is not None}
+        """What failed elsewhere, then what nobody tried, then what failed here, too."""
         for task in self._again:
-            tried = self._trouble[task.number].places
-            if place.number not in tried or ready <= tried:
+            if place.number not in self._trouble[task.number].places:
                 self._again.remove(task)
                 return task
-        task = self._next  # type: ignore[assignment]
-        if task is not None:
-            self._next = next(self._tasks, None)
-        return task
+        if self._next is not None:
+            task, self._next = self._next, next(self._tasks, None)
+            return task
+        ready = {each.number for each in self._places if each.opened is not None}
+        for task in self._again:
+            if ready <= self._trouble[task.number].places:
+                self._again.remove(task)
+                return task
+        return None
 
     def _num_ready(self) -> int:
         return sum(place.opened is not None for place in self._places)
@@ -263,7 +268,8 @@ class Dispatcher:
         elif isinstance(answer, Done):
             assert place.task is not None
             self._last_life = time.monotonic()
-            task, place.task, place.num_failures = place.task, None, 0
+            task, place.task = place.task, None
+            place.failures.clear()
             self._trouble.pop(task.number, None)
             self._listener.on_done(task, answer)
         elif isinstance(answer, Failed):
@@ -282,10 +288,11 @@ class Dispatcher:
             logging.error("a worker is left out: %s", reason)
             self._close(place, reason)
             return
+        number = place.task.number if place.task is not None else -1
         self._fail_task(place, failed.reason)
         if not failed.is_of_input:
-            place.num_failures += 1
-            if place.num_failures >= _MOST_FAILURES:
+            place.failures.add(number)
+            if len(place.failures) >= _MOST_FAILURES:
                 reason = f"node {_node_of(place)}: {failed.reason}"
                 logging.error("a worker that only fails is left out: %s", reason)
                 self._close(place, reason)
@@ -294,10 +301,12 @@ class Dispatcher:
         """Its split goes to another, and another worker into its place."""
         logging.warning("node %s: a worker was lost: %s", _node_of(place), reason)
         if place.task is not None:
+            place.failures.add(place.task.number)
             self._fail_task(place, reason)
-        place.num_failures += 1
+        else:
+            place.failures.add(-1 - len(place.failures))
         self._stop(place)
-        if place.num_failures >= _MOST_FAILURES:
+        if len(place.failures) >= _MOST_FAILURES:
             self._close(place, reason)
 
     def _fail_task(self, place: _Place, reason: str) -> None:
@@ -338,6 +347,8 @@ class Dispatcher:
           OutputError: all workers were left out, or none came for long.
         """
         now = time.monotonic()
+        if not self._has_work():
+            return
         if all(place.is_closed for place in self._places):
             reasons = "\n".join(f"  {each}" for each in dict.fromkeys(self._refusals))
             raise OutputError(

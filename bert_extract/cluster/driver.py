@@ -151,13 +151,17 @@ class _Run:
                 return False
             self._summary.resumed_lines, self._summary.output_bytes = found
             if parts_module.is_parts_folder(folder):
-                PartsFolder(folder).remove()  # of a run that was killed right there
+                self._take_away(PartsFolder(folder))
         else:
             if not os.path.exists(os.path.join(folder, parts_module.SUCCESS)):
                 return False
             with contextlib.closing(PartsFolder(folder)) as opened:
                 self._check_run(opened)
-            parts = parts_module.read_manifest(folder)
+                parts = parts_module.read_manifest(folder)
+                if len(_sound_parts(opened)) < len(parts):
+                    return False  # some were taken away or cut off
+                if self._job.same_cpu and len(parts_module.arithmetics_of(parts)) > 1:
+                    return False
             self._summary.resumed_lines = sum(part.num_lines for part in parts)
             self._summary.output_bytes = sum(part.num_bytes for part in parts)
         logging.info(
@@ -166,6 +170,17 @@ class _Run:
             f"{self._summary.resumed_lines:,}",
         )
         return True
+
+    def _take_away(self, folder: PartsFolder) -> None:
+        """Takes away the parts of a run that was killed behind its join.
+
+        A job that was done with `join` false is an output of its own, and stays.
+        """
+        with contextlib.closing(folder):
+            run = folder.read_run()
+            is_own = run is not None and run[0] == self._fingerprint
+            if is_own and not folder.is_complete():
+                folder.remove()
 
     def _find_joined(self) -> tuple[int, int] | None:
         """The lines and bytes of the output, if it is there and is this run's."""
@@ -207,14 +222,6 @@ class _Run:
         """
         run = folder.read_run() if self._job.resume else None
         if run is None:
-            num_parts = folder.discard()
-            if num_parts:
-                logging.warning(
-                    "%s: discarding what a stopped run left, %s parts; with "
-                    "--resume it would have gone on after them",
-                    folder.path,
-                    f"{num_parts:,}",
-                )
             return 0
         refuse_difference(run[0], self._fingerprint, folder.path)
         split_bytes = int(run[1]["split_bytes"])
@@ -223,14 +230,40 @@ class _Run:
                 f"{folder.path}: --resume cannot go on, --split_bytes was "
                 f"{split_bytes}, and is now {self._job.split_bytes}: leave it out"
             )
-        with ThreadPoolExecutor(_NUM_READERS) as pool:
-            for part in pool.map(folder.read_part, sorted(folder.find_parts())):
-                if part is not None:
-                    self._parts[part.name] = part
+        self._parts = _sound_parts(folder)
         if self._parts:
             part = self._parts[min(self._parts)]
             self._first = (part.node, dict(part.arithmetic))
+        if self._job.same_cpu:
+            self._leave_out_unlike(folder)
         return split_bytes
+
+    def _leave_out_unlike(self, folder: PartsFolder) -> None:
+        """Has parts of another arithmetic than the first one's computed again."""
+        unlike = [
+            name
+            for name, part in self._parts.items()
+            if self._first is not None and part.arithmetic != self._first[1]
+        ]
+        for name in unlike:
+            del self._parts[name]
+        if unlike:
+            logging.warning(
+                "%s: %s parts were computed with another arithmetic than the first "
+                "one, and are computed again, for --same_cpu",
+                folder.path,
+                f"{len(unlike):,}",
+            )
+
+    def _discard(self, folder: PartsFolder) -> None:
+        num_parts = folder.discard()
+        if num_parts:
+            logging.warning(
+                "%s: discarding what a stopped run left, %s parts; with --resume it "
+                "would have gone on after them",
+                folder.path,
+                f"{num_parts:,}",
+            )
 
     # -- the work
 
@@ -249,6 +282,9 @@ class _Run:
             )
         ) as cluster:
             plan = self._make_plan(split_bytes, cluster)
+            if not split_bytes:
+                # Only now: a cluster or an input that is not there costs no part.
+                self._discard(folder)
             setup = self._begin(folder, cluster, plan)
             names = [self._name_of(plan, number) for number in range(len(plan))]
             self._parts = {
@@ -427,9 +463,11 @@ class _Run:
             self._summary.output_file,
             f"{len(parts):,}",
         )
-        # A join that was stopped goes on; what any other run left there does not.
+        # A join that was stopped goes on; what any other run left there does not, nor
+        # one before parts were made anew: their compressed bytes may be others.
         left = told_fingerprint(f"{self._output}.partial.run.json")
-        goes_on = self._job.resume and left == fingerprint
+        has_same_parts = self._job.resume and not self._summary.num_lines
+        goes_on = has_same_parts and left == fingerprint
         writer = open_writer(self._output, self._kind, fingerprint, goes_on)
         join_parts(folder.path, parts, writer)
         folder.remove()
@@ -505,6 +543,13 @@ def _describe(failed: Sequence[FailedSplit], num_splits: int, folder: str) -> st
         f"{folder}: {len(failed):,} of {num_splits:,} splits failed:\n{shown}{more}\n"
         "The other parts are there: the same command with --resume computes only these"
     )
+
+
+def _sound_parts(folder: PartsFolder) -> dict[str, Part]:
+    """The parts that are there and as long as they were made, by name."""
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        parts = pool.map(folder.read_part, sorted(folder.find_parts()))
+        return {part.name: part for part in parts if part is not None}
 
 
 def _operations_of(config: BertConfig) -> float:

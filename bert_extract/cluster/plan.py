@@ -223,18 +223,24 @@ def check_bytes(planned: PlannedSplit) -> None:
     """
     path, start = planned.split.path, planned.split.start
     left, crc = planned.num_bytes, 0
+    last = b""
     with reading(path), open_raw(path) as stream:
         if start:
             stream.seek(start)
         while left and (block := stream.read(min(_BLOCK_SIZE, left))):
             crc = crc32(block, crc)
             left -= len(block)
-    if left or crc != planned.crc:
+            last = block[-1:]
+        # A line without a newline was the last of its file.
+        ends_there = last in (b"", b"\n") and planned.split.end is not None
+        has_grown = not left and planned.num_bytes and not ends_there and stream.read(1)
+    if left or has_grown or crc != planned.crc:
         raise InputError(
             f"{path}: its bytes from {start:,} to {start + planned.num_bytes:,} are "
             "not those that the driver has there: expected the CRC-32 "
             f"{planned.crc:08x}, found "
             + (f"{left:,} bytes too few" if left else f"{crc:08x}")
+            + (", and more behind them" if has_grown else "")
             + ". Every node must see the same file under this path"
         )
 

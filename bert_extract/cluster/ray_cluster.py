@@ -32,7 +32,7 @@ class RayCluster:
     def __init__(
         self, address: str, num_workers: int, cpus: int, gpus: int, own_cpus: int
     ) -> None:
-        """Connects, or starts Ray on loopback, with a token of its own.
+        """Connects, or starts Ray on loopback, with a token.
 
         Args:
           address: of the head, or "" to start one.
@@ -51,8 +51,7 @@ class RayCluster:
             )
         if not address:
             # Who may talk to Ray may run what they like: loopback alone, and a token.
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            _set_token()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         with _own_signals():
             self._connect(address, own_cpus)
@@ -100,7 +99,13 @@ class RayCluster:
             }
         try:
             ray.init(log_to_driver=False, logging_level=python_logging.ERROR, **kind)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (
+            ConnectionError,
+            RuntimeError,
+            ValueError,
+            OSError,
+            self._ray.exceptions.RayError,  # a token is missing, or is another one
+        ) as error:
             raise BertExtractError(
                 f"--ray_address={address}: cannot connect to Ray there: {error}. Start "
                 "it with 'ray start --head' on one machine, and 'ray start "
@@ -157,6 +162,17 @@ class RayCluster:
         """Ends it."""
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(worker)
+
+
+def _set_token() -> None:
+    """Sees to it that a cluster that is started here asks for a token.
+
+    One that the environment has stays: Ray reads it once a process, and a cluster to
+    which this process connects later may ask for it.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextlib.contextmanager

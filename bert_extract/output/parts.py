@@ -1,7 +1,8 @@
 """Parts of an output, in a folder: each is whole or not there, whoever wrote it.
 
     part-000000-000000000000.jsonl   a split's records; the name says which split
-    _told/part-....json              what stands in that part; it is there before it
+    _told/part-....json              what stands in that part; it is there before it,
+                                     and until it stands in the manifest
     _temporary/RUN/                  what workers are writing
     _run.json                        what the run is
     _manifest.json, _SUCCESS         all parts, in order; the job is done
@@ -16,6 +17,7 @@ finds no place to rename from.
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -186,10 +188,28 @@ class PartsFolder:
         try:
             with open(told, encoding="utf-8") as reader:
                 part = _to_part(json.load(reader))
-            size = os.path.getsize(os.path.join(self.path, name))
+        except FileNotFoundError:
+            return self._if_there(self._listed.get(name))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        return part if part.name == name and part.num_bytes == size else None
+        return self._if_there(part) if part.name == name else None
+
+    def _if_there(self, part: Part | None) -> Part | None:
+        if part is None:
+            return None
+        try:
+            size = os.path.getsize(os.path.join(self.path, part.name))
+        except OSError:
+            return None
+        return part if part.num_bytes == size else None
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, Part]:
+        """The parts of a job that was done, which are told of in the manifest alone."""
+        try:
+            return {part.name: part for part in _read_rows(self.path)}
+        except InputError:
+            return {}
 
     # -- a run
 
@@ -218,9 +238,10 @@ class PartsFolder:
 
     def discard(self) -> int:
         """Takes away all parts of earlier runs; returns how many there were."""
-        names = self.find_parts()
         with explaining(self.path):
+            # First: a worker of the earlier run may be about to put a part there.
             self._clear_temporary()
+            names = self.find_parts()
             for name in (SUCCESS, _MANIFEST):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self.path, name))
@@ -260,9 +281,10 @@ class PartsFolder:
             temporary = os.path.join(self.path, f"{_MANIFEST}.tmp")
             _write(temporary, json.dumps(manifest) + "\n")
             os.replace(temporary, os.path.join(self.path, _MANIFEST))
-            shutil.rmtree(os.path.join(self.path, _TOLD))
             _write(os.path.join(self.path, SUCCESS), "")
             _sync(self.path)
+            # Last, as it may take minutes: all of it stands in the manifest, too.
+            shutil.rmtree(os.path.join(self.path, _TOLD), ignore_errors=True)
 
     def remove(self) -> None:
         """Takes the folder away, when the output is in its place.
@@ -309,7 +331,6 @@ def read_manifest(folder: str) -> list[Part]:
     Raises:
       InputError: the job was not done, or its manifest is broken.
     """
-    path = os.path.join(folder, _MANIFEST)
     if not os.path.exists(os.path.join(folder, SUCCESS)):
         found = (
             "a run that did not end" if is_parts_folder(folder) else "something else"
@@ -319,6 +340,16 @@ def read_manifest(folder: str) -> list[Part]:
             f" in it; found a folder of {found}"
             + (", which --resume goes on with" * is_parts_folder(folder))
         )
+    return _read_rows(folder)
+
+
+def _read_rows(folder: str) -> list[Part]:
+    """Reads a manifest.
+
+    Raises:
+      InputError: it cannot be read, or is broken.
+    """
+    path = os.path.join(folder, _MANIFEST)
     try:
         with open(path, encoding="utf-8") as reader:
             manifest = json.load(reader)

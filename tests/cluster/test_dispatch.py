@@ -179,6 +179,20 @@ def test_a_worker_that_fails_whatever_it_gets_is_left_out() -> None:
     assert sum(worker == 0 for worker, _ in cluster.given) == 3
 
 
+@pytest.mark.parametrize("answer", [Lost("killed"), Failed("out of memory")])
+@pytest.mark.parametrize("poison", [0, 5])
+def test_a_split_that_fails_the_only_worker_stops_no_other(
+    answer: Answer, poison: int
+) -> None:
+    cluster = FakeCluster(
+        lambda _, task: answer if task.number == poison else done(task)
+    )
+    told, failed = run(cluster, num_workers=1)
+    assert sorted(told.done) == [each for each in range(6) if each != poison]
+    assert [each.task.number for each in failed] == [poison]
+    assert sum(number == poison for _, number in cluster.given) == 3
+
+
 def test_a_node_with_another_input_costs_no_split_an_attempt() -> None:
     def play(worker: int, task: Task) -> Answer:
         return Failed("in.txt: other", is_of_node=True) if worker == 0 else done(task)

@@ -130,6 +130,30 @@ def test_a_node_that_sees_another_file_says_which(
     assert found in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "more", "is_another"),
+    [
+        ("in.txt", b"a\nbb", b"b\n", True),  # the last line is longer now
+        ("in.txt", b"a\nbb\n", b"c\n", False),  # what was planned is there
+        ("in.txt.gz", gzip.compress(b"a\n", mtime=0), b"\x1f\x8b", True),
+    ],
+    ids=["a last line", "behind it", "compressed"],
+)
+def test_a_file_that_has_grown_is_another_where_its_end_counts(
+    tmp_path: Path, name: str, content: bytes, more: bytes, is_another: bool
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    *_, planned = SplitPlan([str(path)], 2)
+    path.write_bytes(content + more)
+    if is_another:
+        with pytest.raises(InputError, match=", and more behind them"):
+            check_bytes(planned)
+    else:
+        check_bytes(planned)
+        assert [each.text_a for each in read([planned.split])] == ["bb"]
+
+
 def test_a_split_is_a_minutes_work_and_less_where_workers_would_wait() -> None:
     # BERT-base on a core, a terabyte, a hundred workers: a minute.
     assert choose_split_bytes(10**12, 100, 200.0) == 48_000

@@ -1,5 +1,9 @@
 """How large a worker is, and how many a cluster has room for."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from bert_extract.cluster import ray_cluster
 from bert_extract.cluster.ray_cluster import RayCluster
 from bert_extract.errors import BertExtractError
+from support.running import REPOSITORY
 
 
 def node(cpus: float, gpus: float = 0.0) -> dict[str, Any]:
@@ -48,7 +53,51 @@ def test_the_size_of_a_worker_is_the_machines(
     assert sum(ray_cluster._room_on(each, *size) for each in nodes) == room
 
 
+def test_a_cluster_of_this_machine_has_a_token_and_takes_none_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    ray_cluster._set_token()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64
+    # Ray has read it once and for all: a second cluster must ask for the same.
+    ray_cluster._set_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == token
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the cluster's")
+    ray_cluster._set_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == "the cluster's"
+
+
 def test_without_ray_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BertExtractError, match="the package ray, which is not inst"):
         RayCluster("", 0, 0, -1, 1)
+
+
+@pytest.mark.slow
+def test_a_token_that_is_missing_is_told_of_without_a_traceback(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code = (
+        "from bert_extract.cluster.ray_cluster import RayCluster\n"
+        "from bert_extract.errors import BertExtractError\n"
+        "try:\n"
+        "    RayCluster('127.0.0.1:1', 0, 0, -1, 1)\n"
+        "except BertExtractError as error:\n"
+        "    print(error)\n"
+    )
+    # It looks for the token before it connects to anything.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--ray_address=127.0.0.1:1: cannot connect to Ray there" in done.stdout
+    assert "RAY_AUTH_TOKEN" in done.stdout

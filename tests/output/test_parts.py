@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,54 @@ def test_what_a_run_left_stays_for_the_next_one_until_it_is_discarded(
     assert again.discard() == 3
     assert again.find_parts() == set()
     assert again.read_part(parts[0].name) is None
+
+
+def test_a_worker_of_the_run_before_puts_no_part_where_all_are_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_folder(tmp_path / "out.parts")
+    clear = folder._clear_temporary
+
+    def clear_behind_a_worker() -> None:
+        add_part(folder, ".jsonl", 7, 2)  # at the last moment
+        clear()
+
+    monkeypatch.setattr(folder, "_clear_temporary", clear_behind_a_worker)
+    assert folder.discard() == 4
+    assert names_in(tmp_path / "out.parts") == ["_lock", "_run.json"]
+
+
+def test_who_dies_while_the_job_ends_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, parts = make_folder(tmp_path / "out.parts")
+    told = tmp_path / "out.parts" / "_told"
+    remove = shutil.rmtree
+
+    def die(path: str, ignore_errors: bool = False) -> None:
+        if path != str(told):
+            remove(path, ignore_errors)
+            return
+        (told / f"{parts[1].name}.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        folder.finish(parts, {})
+    assert folder.is_complete()
+    assert len(list(read_features(folder.path))) == NUM_LINES
+    assert [folder.read_part(part.name) for part in parts] == parts
+
+
+def test_parts_of_a_job_that_was_done_are_known(tmp_path: Path) -> None:
+    folder, parts = make_folder(tmp_path / "out.parts")
+    folder.finish(parts, {})
+    folder.close()
+    again = PartsFolder(folder.path)
+    again.begin("next", {"layers": [-1, 0]}, {"split_bytes": 3})
+    os.truncate(os.path.join(folder.path, parts[0].name), 5)
+    found = [again.read_part(part.name) for part in parts]
+    assert found == [None, *parts[1:]]
 
 
 def test_two_drivers_do_not_share_a_folder(tmp_path: Path) -> None:
