@@ -191,7 +191,7 @@ def test_names_of_layers_are_apart_beside_long_labels(
     assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
     assert names[-1].get_text() == str(num_layers - 2)
     assert_apart(figures[0])
-    assert "… the ba$nk$ internationally …" in {
+    assert "… the ba$nk$ internationally recognised …" in {
         label.get_text() for label in labels_of(figures[0])
     }
 
