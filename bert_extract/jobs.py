@@ -43,6 +43,7 @@ from bert_extract.output.writers import (
     find_fingerprint,
     fingerprint_of,
     free_bytes,
+    keeps_run_file,
     open_writer,
     peak_memory_bytes,
 )
@@ -485,8 +486,10 @@ def _with_contents(
         if CONTENTS in earlier:
             fingerprint = {**fingerprint, CONTENTS: earlier[CONTENTS]}
         return fingerprint, True
-    # A shard is not the only one to read the file.
-    contents = None if job.shard else watch.checksums()
+    # A shard is not the only one to read the file; and of a stream no later run asks
+    # what it was made of, while whoever reads it waits for its first line.
+    is_asked_for = not job.shard and keeps_run_file(output_file)
+    contents = watch.checksums() if is_asked_for else None
     fingerprint = {**fingerprint, CONTENTS: contents}
     if earlier is None or not is_of_same_names(earlier, fingerprint):
         return fingerprint, job.resume

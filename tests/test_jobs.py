@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -522,6 +523,18 @@ def test_a_summary_tells_all_of_a_job(options: Options, tmp_path: Path) -> None:
     keys += " word_pooling pairs input_sha256"
     keys += " sentence_pooling layer_pooling offsets long_text doc_stride"
     assert sorted(output["fingerprint"]) == sorted(keys.split())
+
+
+def test_an_input_is_read_once_for_a_stream(model: OpenedModel, tmp_path: Path) -> None:
+    """Whoever reads it waits for the first line, and nobody asks for a checksum."""
+    (tmp_path / "in.txt").write_text("the river\n")
+    found = []
+    for output_file in ("/dev/null", str(tmp_path / "out.jsonl")):
+        summaries: list[Summary] = []
+        job = Job(input_file=str(tmp_path / "in.txt"), output_file=output_file)
+        run_job(model, job, summaries)
+        found.append(summaries[0].fingerprint["input_sha256"])
+    assert found == [None, [hashlib.sha256(b"the river\n").hexdigest()]]
 
 
 def test_a_summary_is_written_when_loading_fails(

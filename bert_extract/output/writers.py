@@ -234,6 +234,13 @@ def _refuse_format(output_format: Format, output_file: str, reason: str) -> None
         )
 
 
+def keeps_run_file(output_file: str) -> bool:
+    """Whether a run file stands beside what is written there: not of a stream."""
+    if is_remote(output_file) or descriptor_of(output_file) is not None:
+        return False
+    return os.path.isfile(output_file) or not os.path.exists(output_file)
+
+
 def find_complete(output_file: str, fingerprint: Fingerprint) -> tuple[int, int] | None:
     """Finds an output that is there already, without opening anything for writing.
 

@@ -26,6 +26,16 @@ from bert_extract.options import Job, Options
 from bert_extract.output.parts import Part
 from bert_extract.text.splits import Split
 
+# The time, in seconds, which goes on while the dispatcher waits: a busy machine may
+# stop a process for longer than a worker may say nothing here.
+CLOCK = [0.0]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: CLOCK[0])
+
+
 # (number of the worker's process, task) -> what it answers; None: nothing, for ever.
 Play = Callable[[int, Task], Answer | None]
 
@@ -77,7 +87,7 @@ class FakeCluster:
         # One at a time, the oldest first: the dispatcher decides after each.
         there = [each for each in references if self.answers[each] is not None]
         if not there:
-            time.sleep(0.01)
+            CLOCK[0] += 0.01
         return sorted(there)[:1]
 
     def answer(self, reference: int) -> Answer:
