@@ -7,7 +7,7 @@ that it sees the same file.
 
 import array
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -215,8 +215,14 @@ def _cut_compressed(path: str, split_bytes: int) -> Iterator[_Piece]:
         yield _Piece(0, num_bytes, num_lines, crc)
 
 
-def check_bytes(planned: PlannedSplit) -> None:
+def check_bytes(
+    planned: PlannedSplit, on_bytes: Callable[[int], object] = lambda num_bytes: None
+) -> None:
     """Compares a split's bytes with those that the plan was made of.
+
+    Args:
+      planned: the split.
+      on_bytes: is told how many were read, now and then.
 
     Raises:
       InputError: they are others, or cannot be read; the message names the path.
@@ -231,6 +237,7 @@ def check_bytes(planned: PlannedSplit) -> None:
             crc = crc32(block, crc)
             left -= len(block)
             last = block[-1:]
+            on_bytes(len(block))
         # A line without a newline was the last of its file.
         ends_there = last in (b"", b"\n") and planned.split.end is not None
         has_grown = not left and planned.num_bytes and not ends_there and stream.read(1)

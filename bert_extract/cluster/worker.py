@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging as python_logging
 import os
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -54,6 +55,10 @@ class SplitWorker:
           BertExtractError: the node sees other files than the driver, or none.
         """
         self._work = Work()
+        self._num_bytes_checked = 0
+        self._paths_read: set[str] = set()
+        # Machines of one name may have processes of one number.
+        self._name = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self._setup = setup
         self._node = node
         self._probe = check_probe(setup)
@@ -86,17 +91,26 @@ class SplitWorker:
 
     @property
     def num_done(self) -> int:
-        """What grows while all is well: lines read, tokens computed and encoded."""
+        """What grows while all is well: bytes and lines read, tokens that are done."""
         work = self._work
-        return work.num_lines_read + work.num_tokens + int(work.num_done)
+        num_read = self._num_bytes_checked + work.num_lines_read
+        return num_read + work.num_tokens + int(work.num_done)
+
+    def _count_checked(self, num_bytes: int) -> None:
+        self._num_bytes_checked += num_bytes
 
     def compute(self, task: Task) -> Done | Failed:
         """Makes the part of a split, and puts it in its place."""
         summary = Summary()
         try:
-            check_bytes(task.planned)
+            check_bytes(task.planned, self._count_checked)
+        except InputReadError as error:
+            # Who has read the file before will most likely read it again.
+            is_known = task.planned.split.path in self._paths_read
+            return Failed(str(error), is_of_node=not is_known)
         except InputError as error:
             return Failed(str(error), is_of_node=True)
+        self._paths_read.add(task.planned.split.path)
         try:
             part = self._make_part(task, summary)
         except (InputReadError, OutputError) as error:
@@ -167,8 +181,7 @@ class SplitWorker:
     def _temporary(self, task: Task) -> str:
         setup = self._setup
         # A worker's own: another one may do the same split at the same time.
-        name = f"{os.uname().nodename}-{os.getpid()}-{task.name}"
-        return temporary_file(setup.folder, setup.run, name)
+        return temporary_file(setup.folder, setup.run, f"{self._name}-{task.name}")
 
     def _clear(self, task: Task) -> None:
         """Takes away what is left beside a part, or of one that failed."""

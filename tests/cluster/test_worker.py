@@ -124,11 +124,34 @@ def test_a_node_with_another_input_says_so_and_makes_nothing(
     task = tasks_of(path)[1]
     content = path.read_bytes()
     path.write_bytes(content.upper())
-    failed = SplitWorker(setup_of(model, folder), "n1").compute(task)
+    worker = SplitWorker(setup_of(model, folder), "n1")
+    failed = worker.compute(task)
     assert isinstance(failed, Failed)
     assert failed.is_of_node
     assert f"{path}: its bytes from" in failed.reason
+    # Reading may take long, and is a sign of life.
+    assert worker.num_done == task.planned.num_bytes
     assert folder.find_parts() == set()
+
+
+def test_a_node_that_reads_no_more_is_not_one_that_never_did(
+    tmp_path: Path, model: OpenedModel, folder: PartsFolder
+) -> None:
+    path = write_input(tmp_path / "in.txt", NUM_LINES)
+    first, second, *_ = tasks_of(path)
+    worker = SplitWorker(setup_of(model, folder), "n1")
+    assert isinstance(worker.compute(first), Done)
+    path.unlink()
+    failed = worker.compute(second)
+    assert isinstance(failed, Failed)
+    assert "in.txt: cannot read it" in failed.reason
+    assert not failed.is_of_node
+    other = SplitWorker(setup_of(model, folder), "n1")
+    failed = other.compute(second)
+    assert isinstance(failed, Failed)
+    assert failed.is_of_node
+    # Two containers may have one host's name, and their first process one number.
+    assert worker._temporary(first) != other._temporary(first)
 
 
 def test_a_line_that_is_no_text_fails_its_split_alone(
