@@ -376,7 +376,9 @@ class _Run:
         kept_bytes = sum(
             plan[number].num_bytes for number, name in enumerate(names) if name in kept
         )
-        tally = _Tally(self._summary, plan.num_bytes - kept_bytes)
+        # While parts are joined the disk holds them and the output.
+        num_copies = 2 if self._joins else 1
+        tally = _Tally(self._summary, plan.num_bytes - kept_bytes, num_copies)
 
         def on_done(task: Task, done: Done) -> None:
             self._parts[task.name] = self._shared(done.part)
@@ -485,13 +487,14 @@ class _Run:
 class _Tally:
     """What is done so far, for the summary and for people."""
 
-    def __init__(self, summary: Summary, num_bytes: int) -> None:
+    def __init__(self, summary: Summary, num_bytes: int, num_copies: int) -> None:
         self._summary = summary
         self._input_bytes = max(1, num_bytes)
         self._num_bytes = 0  # of the input, of this run
         self._output_bytes = 0
         self._start = self._last_log = time.monotonic()
         self._forecast = OutputForecast(summary.output_file, num_bytes)
+        self._num_copies = num_copies
         self._bar = open_bar()
 
     def add(self, task: Task, done: Done) -> None:
@@ -506,6 +509,7 @@ class _Tally:
             self._num_bytes,
             self._output_bytes,
             free_bytes(summary.output_file),
+            self._num_copies,
         )
 
     def show(self, num_workers: int) -> None:

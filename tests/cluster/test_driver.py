@@ -10,14 +10,16 @@ import pytest
 
 from bert_extract.cluster import driver
 from bert_extract.cluster import worker as worker_module
-from bert_extract.cluster.messages import Answer, Setup, Task
+from bert_extract.cluster.messages import Answer, Done, Setup, Task
+from bert_extract.cluster.plan import PlannedSplit
 from bert_extract.cluster.worker import SplitWorker
 from bert_extract.errors import BertExtractError
 from bert_extract.jobs import fingerprint_of_arithmetic
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job, Options
-from bert_extract.output.parts import SUCCESS, read_manifest
+from bert_extract.output.parts import SUCCESS, Part, read_manifest
 from bert_extract.progress import Summary
+from bert_extract.text.splits import Split
 from support.job_runs import write_input
 from support.running import options_for
 
@@ -174,3 +176,19 @@ def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
     assert again.num_lines > 0 < again.resumed_lines
     found = [part.arithmetic for part in read_manifest(str(folder))]
     assert found == [found[0]] * len(parts)
+
+
+@pytest.mark.parametrize(("num_copies", "is_told"), [(1, False), (2, True)])
+def test_what_is_joined_must_have_room_twice(
+    num_copies: int, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "free_bytes", lambda path: 150 << 30)
+    tally = driver._Tally(Summary(output_file="out.jsonl"), 100, num_copies)
+    planned = PlannedSplit(Split("in.txt", 0, 10, 0, 0), 0, 1, 10, 0)
+    part = Part("part", 0, 1, 10 << 30, 0, {}, "n1")
+    with worker_module._warnings() as told:
+        tally.add(Task(0, "part", planned), Done(part, {}))
+    tally.close()
+    texts = [text for text, _ in told]
+    assert any("making it takes" in text for text in texts) is is_told, texts
+    assert len(texts) == is_told
