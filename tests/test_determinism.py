@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bert_extract import FeatureExtractor, Record
+from bert_extract.model.arithmetic import has_bfloat16
 from bert_extract.output.json_lines import JsonFormatter
 from bert_extract.output.record import RecordPart
 from support.nasty_text import nasty_lines
@@ -181,15 +182,26 @@ def test_full_batches_have_the_bits_of_small_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"layers": "0,embeddings"}, {"unit": "sentence", "sentence_pooling": "pooler"}],
-    ids=["layers", "pooler"],
+    ("hidden_size", "fields"),
+    [
+        (768, {"layers": "0,embeddings"}),
+        (768, {"unit": "sentence", "sentence_pooling": "pooler"}),
+        (1024, {"layers": "0"}),
+        pytest.param(
+            768,
+            {"layers": "0", "precision": "bfloat16"},
+            marks=pytest.mark.skipif(
+                not has_bfloat16(), reason="this CPU has no bfloat16"
+            ),
+        ),
+    ],
+    ids=["layers", "pooler", "wide", "bfloat16"],
 )
 def test_lines_of_other_lengths_in_the_same_batch_change_no_bit(
-    tmp_path: Path, fields: dict[str, Any]
+    tmp_path: Path, hidden_size: int, fields: dict[str, Any]
 ) -> None:
     """Of wide models small batches share their products: see `compute_packed`."""
-    model_dir = one_layer_model(tmp_path, 768, 12)
+    model_dir = one_layer_model(tmp_path, hidden_size, hidden_size // 64)
     extractor = FeatureExtractor(
         options_for(model_dir, max_seq_length=128, num_threads=1, **fields)
     )
