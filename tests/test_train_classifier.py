@@ -101,13 +101,16 @@ def test_the_table_says_what_was_found() -> None:
 def test_all_three_ways_learn(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [f"{label}\tthe {label} took {n}\n" for n in range(12) for label in "ab"]
+    texts = {"a": "the river bank", "b": "money took money"}
+    lines = [
+        f"{label}\t{text} {n}\n" for n in range(12) for label, text in texts.items()
+    ]
     train = write(tmp_path / "train.tsv", "".join(lines))
     test = write(tmp_path / "test.tsv", "".join(lines[:10]))
     flags = [
         *(f"--model_dir={tiny_bert}", f"--train_file={train}", f"--test_file={test}"),
-        *("--num_seeds=1", "--head_epochs=12", "--head_rate=0.02", "--batch_size=8"),
-        *("--tuned_epochs=4", "--tuned_rate=0.005", "--max_seq_length=16"),
+        *("--num_seeds=1", "--head_epochs=20", "--head_rate=0.02", "--batch_size=8"),
+        *("--tuned_epochs=10", "--tuned_rate=0.005", "--max_seq_length=16"),
     ]
     assert train_classifier.main(flags) == 0
     report = capsys.readouterr().out
