@@ -303,7 +303,10 @@ class _Run:
                 summary.seconds = time.monotonic() - start
         if failed:
             raise OutputError(_describe(failed, len(plan), folder.path))
-        self._finish(folder, [self._parts[name] for name in names])
+        # A worker that was thought dead may have put its own part where that of its
+        # replacement was.
+        there = (folder.read_part(name) or self._parts[name] for name in names)
+        self._finish(folder, [self._shared(part) for part in there])
         summary.seconds = time.monotonic() - start
 
     def _make_plan(self, split_bytes: int, cluster: RayCluster) -> SplitPlan:

@@ -34,7 +34,7 @@ SUFFIX = ".parts"  # behind the output's name
 SUCCESS = "_SUCCESS"
 _MANIFEST, _RUN, _LOCK = "_manifest.json", "_run.json", "_lock"
 _TOLD, _TEMPORARY = "_told", "_temporary"
-_PART = re.compile(r"part-\d{6}-\d{12}\.[a-z0-9.]+")
+_PART = re.compile(r"part-\d{6,}-\d{12,}\.[a-z0-9.]+")
 # How `_run.json` begins: what tells that a folder is ours.
 _RUN_START = '{"bert_extract_parts": 1,'
 

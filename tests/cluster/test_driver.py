@@ -151,6 +151,38 @@ def test_what_cannot_begin_costs_no_part(
     assert (folder / SUCCESS).exists()
 
 
+def other_arithmetic(model: OpenedModel) -> dict[str, Any]:
+    return {**fingerprint_of_arithmetic(model), "arithmetic": "another"}
+
+
+class WithATwin(OneProcess):
+    """One of whose splits is done once more, by a worker that was thought dead."""
+
+    def compute(self, worker: str, task: Task) -> int:
+        answer = super().compute(worker, task)
+        if task.number == 1:
+            assert self._worker is not None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    worker_module, "fingerprint_of_arithmetic", other_arithmetic
+                )
+                SplitWorker(self._worker._setup, "n2").compute(task)
+        return answer
+
+
+def test_the_manifest_tells_of_the_part_that_came_last(
+    tmp_path: Path,
+    options: Options,
+    job: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "RayCluster", WithATwin)
+    run(options, job, join=False)
+    found = read_manifest(str(tmp_path / "out.jsonl.parts"))
+    assert [part.node for part in found[:3]] == ["n1", "n2", "n1"]
+    assert found[1].arithmetic["arithmetic"] == "another"
+
+
 def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
     tmp_path: Path,
     options: Options,
@@ -163,11 +195,8 @@ def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
     for part in parts[2:]:
         part.unlink()
 
-    def other(model: OpenedModel) -> dict[str, Any]:
-        return {**fingerprint_of_arithmetic(model), "arithmetic": "another"}
-
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "fingerprint_of_arithmetic", other)
+        patch.setattr(worker_module, "fingerprint_of_arithmetic", other_arithmetic)
         run(options, job, join=False, resume=True)
     assert read_manifest(str(folder))[2].arithmetic != (
         read_manifest(str(folder))[0].arithmetic
