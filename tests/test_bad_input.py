@@ -454,7 +454,7 @@ def test_the_real_command_says_nothing_else(case: str, run: Run) -> None:
         ("index", "model/bert_model.ckpt.index: cannot read it: "),
         (
             "data-00000-of-00001",
-            "cannot be read (.*): give yourself permission to read'",
+            "cannot be read (.*): give yourself permission to read",
         ),
     ],
 )

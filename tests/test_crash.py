@@ -192,7 +192,7 @@ def test_a_run_that_is_killed_at_a_random_moment(
         *(
             (suffix, 100 * number + seed)
             for number, suffix in enumerate(SUFFIXES[1:], 1)
-            for seed in range(10)
+            for seed in range(5)
         ),
     ],
 )
