@@ -105,8 +105,11 @@ def durable_lines(output_file: Path) -> int:
     return 0
 
 
-FIRST = [("write", 4), ("flush", 3), ("rename", 1), ("rename", 2)]
-MORE = [("write", 1), ("write", 17), ("flush", 1), ("flush", 9), ("write", 40)]
+FIRST = [("write", 4), ("rename", 1)]
+MORE = [
+    *[("write", 1), ("write", 17), ("write", 40)],
+    *[("flush", 1), ("flush", 3), ("flush", 9), ("rename", 2)],
+]
 # Where an output is made of frames at the end, the flushes are as many as before.
 CONVERTED = [("convert", 1), ("convert", 5000), ("convert", NUM_LINES), ("rename", 3)]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")

@@ -43,7 +43,10 @@ def write_lines(path: Path, num_lines: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("output_name", ["/dev/null", "output.jsonl"])
+@pytest.mark.parametrize(
+    "output_name",
+    [pytest.param("/dev/null", marks=pytest.mark.slow), "output.jsonl"],
+)
 def test_twenty_times_the_lines_take_no_more_memory(
     tiny_bert: Path, tmp_path: Path, output_name: str
 ) -> None:

@@ -340,6 +340,7 @@ def run_main(
     return captured.out
 
 
+@pytest.mark.slow
 def test_a_linear_tagger_learns_the_words_and_a_second_run_takes_what_is_done(
     model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
