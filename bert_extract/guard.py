@@ -60,7 +60,7 @@ _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _NamedFile:
     """A name of a file, and what it is there for."""
 
     path: str
@@ -117,24 +117,24 @@ def check_outputs(
     way_out = f"give another --{'output_dir' if job.output_dir else 'output_file'}"
     there = _names_in(job.output_dir) if job.output_dir else None
     files = _Files(way_out)
-    for place in _read_places(options, input_files):
-        files.add_read(place)
+    for named in _files_read(options, input_files):
+        files.add_read(named)
     for path in checkpoint_files:
-        files.add_read(_Place(path, "--init_checkpoint"))
+        files.add_read(_NamedFile(path, "--init_checkpoint"))
     for path in flagfiles:
-        files.add_read(_Place(path, "--flagfile"))
+        files.add_read(_NamedFile(path, "--flagfile"))
     lost: str | None = None
     for output_file in output_files:
         descriptor = descriptor_of(output_file)
         if descriptor is not None:
             files.check_stream(
-                _Place(streams.name_of(output_file), "the output"), descriptor
+                _NamedFile(streams.name_of(output_file), "the output"), descriptor
             )
-        places = _places_of(output_file, there)
-        for place in places:
-            files.add_written(place)
+        named_files = _files_of(output_file, there)
+        for named in named_files:
+            files.add_written(named)
         # Said when it is known that no input is in danger, which is worse.
-        lost = lost or (None if job.overwrite else _first_lost(places, way_out))
+        lost = lost or (None if job.overwrite else _first_lost(named_files, way_out))
     if lost:
         raise OptionsError(lost)
 
@@ -147,7 +147,7 @@ def check_again(job: Job, output_file: str) -> None:
     Raises:
       OutputError: something that this tool did not write has come there.
     """
-    lost = _first_lost(_places_of(output_file), "give another name")
+    lost = _first_lost(_files_of(output_file), "give another name")
     if lost and not job.overwrite:
         raise OutputError(lost)
 
@@ -175,16 +175,16 @@ def check_summary(options: Options, job: Job, flagfiles: Iterable[str] = ()) -> 
             input_files = _expand(job, [])
         output_files = job.output_files(input_files)
     files = _Files(way_out)
-    for place in _read_places(options, input_files):
-        files.add_read(place)
+    for named in _files_read(options, input_files):
+        files.add_read(named)
     for path in flagfiles:
-        files.add_read(_Place(path, "--flagfile"))
-    for place in _places_of_summary(job.summary_file):
-        files.add_written(place)
+        files.add_read(_NamedFile(path, "--flagfile"))
+    for named in _files_of_summary(job.summary_file):
+        files.add_written(named)
     for output_file in output_files:
-        for place in _places_of(output_file):
-            files.check_written(place)
-    lost = _first_lost(_places_of_summary(job.summary_file), way_out)
+        for named in _files_of(output_file):
+            files.check_written(named)
+    lost = _first_lost(_files_of_summary(job.summary_file), way_out)
     if lost and not job.overwrite:
         raise OptionsError(lost)
 
@@ -197,51 +197,51 @@ class _Files:
 
     def __init__(self, way_out: str) -> None:
         self._way_out = way_out
-        self._read: dict[object, _Place] = {}
-        self._written: dict[object, _Place] = {}
+        self._read: dict[object, _NamedFile] = {}
+        self._written: dict[object, _NamedFile] = {}
         self._real_folders: dict[str, str] = {}
 
-    def add_read(self, place: _Place) -> None:
+    def add_read(self, named: _NamedFile) -> None:
         """Notes what is read."""
-        for key in self._keys(place.path):
-            self._read.setdefault(key, place)
+        for key in self._keys(named.path):
+            self._read.setdefault(key, named)
 
-    def add_written(self, place: _Place) -> None:
+    def add_written(self, named: _NamedFile) -> None:
         """Notes what will be written.
 
         Raises:
           OptionsError: it is noted already.
         """
-        keys = self._check(place, self._keys(place.path))
+        keys = self._check(named, self._keys(named.path))
         for key in keys:
-            self._written[key] = place
+            self._written[key] = named
 
-    def check_written(self, place: _Place) -> None:
+    def check_written(self, named: _NamedFile) -> None:
         """Does what `add_written` does, for what was not read, and notes nothing."""
-        for key in self._keys(place.path):
+        for key in self._keys(named.path):
             if key in self._written:
-                raise self._twice(self._written[key], place)
+                raise self._twice(self._written[key], named)
 
-    def check_stream(self, place: _Place, descriptor: int) -> None:
+    def check_stream(self, named: _NamedFile, descriptor: int) -> None:
         """Refuses a redirection to what is read, as in `>> input.txt`."""
-        self._check(place, _keys_of_descriptor(descriptor))
+        self._check(named, _keys_of_descriptor(descriptor))
 
-    def _check(self, place: _Place, keys: list[object]) -> list[object]:
+    def _check(self, named: _NamedFile, keys: list[object]) -> list[object]:
         for key in keys:
             if key in self._read:
                 read = self._read[key]
                 name = examples.name_of(read.path)
-                is_same = place.path == name
+                is_same = named.path == name
                 what = "it is read" if is_same else f"it is {name}, which is read"
                 raise OptionsError(
-                    f"{place.path} would be written ({place.role}), and {what} "
+                    f"{named.path} would be written ({named.role}), and {what} "
                     f"({read.role}): what is read would be lost; {self._way_out}"
                 )
             if key in self._written:
-                raise self._twice(self._written[key], place)
+                raise self._twice(self._written[key], named)
         return keys
 
-    def _twice(self, one: _Place, other: _Place) -> OptionsError:
+    def _twice(self, one: _NamedFile, other: _NamedFile) -> OptionsError:
         return OptionsError(
             f"{one.path} ({one.role}) and {other.path} ({other.role}) are one file, "
             f"and both would be written; {self._way_out}"
@@ -313,23 +313,23 @@ def _expand_here(input_file: str) -> list[str]:
     return found
 
 
-def _read_places(options: Options, input_files: Iterable[str]) -> Iterator[_Place]:
+def _files_read(options: Options, input_files: Iterable[str]) -> Iterator[_NamedFile]:
     for path in input_files:
-        yield _Place(path, "--input_file")
+        yield _NamedFile(path, "--input_file")
     for name in ("vocab_file", "bert_config_file"):
         path = getattr(options, name)
         if path:
-            yield _Place(path, f"--{name}")
+            yield _NamedFile(path, f"--{name}")
     if options.vocab_file:
         folder = os.path.dirname(options.vocab_file)
         for name in _BESIDE_VOCAB:
-            yield _Place(os.path.join(folder, name), "beside --vocab_file")
+            yield _NamedFile(os.path.join(folder, name), "beside --vocab_file")
     if options.init_checkpoint:
         for path in _checkpoint_files(options.init_checkpoint):
-            yield _Place(path, "--init_checkpoint")
+            yield _NamedFile(path, "--init_checkpoint")
     if options.model_dir:
         for path in _folder_files(options.model_dir):
-            yield _Place(path, "--model_dir")
+            yield _NamedFile(path, "--model_dir")
 
 
 def _checkpoint_files(init_checkpoint: str) -> Iterator[str]:
@@ -372,7 +372,7 @@ def _names_in(output_dir: str) -> Set[str] | None:
         return set()
 
 
-def _places_of(output_file: str, there: Set[str] | None = None) -> list[_Place]:
+def _files_of(output_file: str, there: Set[str] | None = None) -> list[_NamedFile]:
     """The names under which an output is written, and what stands beside it.
 
     Args:
@@ -383,13 +383,13 @@ def _places_of(output_file: str, there: Set[str] | None = None) -> list[_Place]:
         return []
     local = local_path(output_file)
     if local is None:
-        return [_Place(output_file, "the output")]
+        return [_NamedFile(output_file, "the output")]
     if there is not None:
         name = os.path.basename(local)
         if there.isdisjoint([name, *(name + suffix for suffix in _BESIDE)]):
-            return [_Place(output_file, "the output")]
+            return [_NamedFile(output_file, "the output")]
     if is_remote(output_file):
-        return [_Place(output_file, "the output", _is_output)]
+        return [_NamedFile(output_file, "the output", _is_output)]
     is_link = os.path.islink(local)
     if os.path.exists(local) and not os.path.isfile(local):
         return []  # a device or a pipe, to which nothing happens; or a folder
@@ -403,16 +403,16 @@ def _places_of(output_file: str, there: Set[str] | None = None) -> list[_Place]:
         (tells, _is_cut_run_file),
     )
     return [
-        _Place(local, "the output", _is_output),
+        _NamedFile(local, "the output", _is_output),
         *(
-            _Place(beside + suffix, role, is_own)
+            _NamedFile(beside + suffix, role, is_own)
             for suffix, (role, is_own) in zip(_BESIDE, kinds, strict=True)
             if there is None or is_link or os.path.basename(local) + suffix in there
         ),
     ]
 
 
-def _places_of_summary(summary_file: str) -> list[_Place]:
+def _files_of_summary(summary_file: str) -> list[_NamedFile]:
     if os.path.exists(summary_file) and not os.path.isfile(summary_file):
         return []
     if is_stream(summary_file):
@@ -420,8 +420,10 @@ def _places_of_summary(summary_file: str) -> list[_Place]:
     is_link = os.path.islink(summary_file)
     beside = os.path.realpath(summary_file) if is_link else summary_file
     return [
-        _Place(summary_file, "the summary", _is_summary),
-        _Place(f"{beside}.tmp", "the summary while it is unfinished", _is_cut_summary),
+        _NamedFile(summary_file, "the summary", _is_summary),
+        _NamedFile(
+            f"{beside}.tmp", "the summary while it is unfinished", _is_cut_summary
+        ),
     ]
 
 
@@ -430,18 +432,18 @@ def is_stream(summary_file: str) -> bool:
     return summary_file != "-" and descriptor_of(summary_file) is not None
 
 
-def _first_lost(places: Iterable[_Place], way_out: str) -> str | None:
+def _first_lost(named_files: Iterable[_NamedFile], way_out: str) -> str | None:
     """What to say of the first file there that is not ours to replace."""
-    for place in places:
-        local = local_path(place.path)
-        if place.is_own is None or local is None or not os.path.isfile(local):
+    for named in named_files:
+        local = local_path(named.path)
+        if named.is_own is None or local is None or not os.path.isfile(local):
             continue
         start = _start_of(local)
-        if start == b"" or (start is not None and place.is_own(local, start)):
+        if start == b"" or (start is not None and named.is_own(local, start)):
             continue
         found = "cannot be read" if start is None else f"begins with {start!r}"
         return (
-            f"{place.path}: {place.role} would replace this file, which this tool did "
+            f"{named.path}: {named.role} would replace this file, which this tool did "
             f"not write: it {found}. Move it away, {way_out}, or say --overwrite to "
             "replace it anyway"
         )

@@ -592,19 +592,19 @@ def parse_layers(layers: str) -> tuple[int | str, ...]:
     Raises:
       OptionsError: an entry is neither a whole number nor a known name.
     """
-    indexes: list[int | str] = []
+    layer_names: list[int | str] = []
     for entry in layers.split(","):
         name = entry.strip()
         if name in (EMBEDDINGS, ALL_LAYERS):
-            indexes.append(name)
+            layer_names.append(name)
         elif re.fullmatch(r"[+-]?[0-9]{1,9}", name):
-            indexes.append(int(name))
+            layer_names.append(int(name))
         else:
             raise OptionsError(
                 "--layers must be whole numbers, 'embeddings' or 'all', separated by "
                 f"commas; found {entry!r} in {layers!r}"
             )
-    return tuple(indexes)
+    return tuple(layer_names)
 
 
 def resolve_layers(layers: str, num_hidden_layers: int) -> tuple[int | str, ...]:
@@ -621,21 +621,21 @@ def resolve_layers(layers: str, num_hidden_layers: int) -> tuple[int | str, ...]
     Raises:
       OptionsError: an index is outside the model.
     """
-    indexes: list[int | str] = []
-    for index in parse_layers(layers):
-        if index == ALL_LAYERS:
-            indexes.extend(range(num_hidden_layers))
+    layer_names: list[int | str] = []
+    for layer_name in parse_layers(layers):
+        if layer_name == ALL_LAYERS:
+            layer_names.extend(range(num_hidden_layers))
             continue
-        if isinstance(index, int) and not (
-            -num_hidden_layers <= index < num_hidden_layers
+        if isinstance(layer_name, int) and not (
+            -num_hidden_layers <= layer_name < num_hidden_layers
         ):
             raise OptionsError(
                 f"--layers={layers}: the model has {num_hidden_layers} encoder layers, "
                 f"0 to {num_hidden_layers - 1} or -{num_hidden_layers} to -1; found "
-                f"{index} (the layer below encoder layer 0 is called 'embeddings')"
+                f"{layer_name} (the layer below encoder layer 0 is called 'embeddings')"
             )
-        indexes.append(index)
-    return tuple(indexes)
+        layer_names.append(layer_name)
+    return tuple(layer_names)
 
 
 def parse_shard(shard: str) -> tuple[int, int] | None:

@@ -682,6 +682,6 @@ def test_the_guard_knows_every_file_that_is_written(
     del opened[:]
     extractor.extract_file("in.txt", output_file, summary_file="run.json")
     written = {os.path.relpath(path) for path in opened if path != os.devnull}
-    places = guard._places_of(output_file) + guard._places_of_summary("run.json")
+    named_files = guard._files_of(output_file) + guard._files_of_summary("run.json")
     assert f"{output_file}.partial" in written
-    assert written <= {place.path for place in places}
+    assert written <= {named.path for named in named_files}

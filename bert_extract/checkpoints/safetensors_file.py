@@ -57,7 +57,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _TensorRange:
     """Where a tensor lies."""
 
     stored: StoredVariable
@@ -84,8 +84,8 @@ class SafetensorsFile:
             reader.seek(0, os.SEEK_END)
             self._num_bytes = reader.tell()
             header, data_begin = self._read_header(reader)
-        self._places = self._check_header(header, data_begin)
-        self.variables = {name: place.stored for name, place in self._places.items()}
+        self._ranges = self._check_header(header, data_begin)
+        self.variables = {name: found.stored for name, found in self._ranges.items()}
 
     def read(self, name: str) -> tf.Tensor:
         """A tensor on the CPU, of the stored shape and dtype.
@@ -93,11 +93,11 @@ class SafetensorsFile:
         Raises:
           CheckpointError: the file cannot be read, or is not what it was.
         """
-        place = self._places[name]
-        values = aligned_bytes(place.num_bytes)
+        found = self._ranges[name]
+        values = aligned_bytes(found.num_bytes)
         with self._open() as reader:
-            self._fill(reader, place.begin, values)
-        return to_tensor(values, place.stored.shape, tf.as_dtype(place.stored.dtype))
+            self._fill(reader, found.begin, values)
+        return to_tensor(values, found.stored.shape, tf.as_dtype(found.stored.dtype))
 
     def checksum(self) -> str:
         """SHA-256 of the whole file.
@@ -147,28 +147,28 @@ class SafetensorsFile:
 
     def _check_header(
         self, header: dict[str, Any], data_begin: int
-    ) -> dict[str, _Place]:
+    ) -> dict[str, _TensorRange]:
         """What the header says, if the tensors fill the file and do not overlap."""
         header.pop("__metadata__", None)
-        places = {
-            name: self._place(name, entry, data_begin) for name, entry in header.items()
+        ranges = {
+            name: self._range(name, entry, data_begin) for name, entry in header.items()
         }
         end = data_begin
-        for name, place in sorted(places.items(), key=_span):
-            if place.begin != end:
+        for name, found in sorted(ranges.items(), key=_span):
+            if found.begin != end:
                 raise self._damaged(
-                    f"{name!r} begins at byte {place.begin}, and the tensor before it "
+                    f"{name!r} begins at byte {found.begin}, and the tensor before it "
                     f"ends at byte {end}"
                 )
-            end += place.num_bytes
+            end += found.num_bytes
         if end != self._num_bytes:
             raise self._damaged(
                 f"its tensors end at byte {end}, and the file has {self._num_bytes} "
                 "bytes"
             )
-        return places
+        return ranges
 
-    def _place(self, name: str, entry: Any, data_begin: int) -> _Place:
+    def _range(self, name: str, entry: Any, data_begin: int) -> _TensorRange:
         if not isinstance(entry, dict):
             raise self._damaged(f"{name!r} has no dtype, shape and data_offsets")
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -190,7 +190,7 @@ class SafetensorsFile:
                 f"{name!r} has the shape {shape} of {dtype}, and its data_offsets "
                 f"{offsets} are of {num_bytes} bytes"
             )
-        return _Place(
+        return _TensorRange(
             StoredVariable(tuple(shape), numpy_name), data_begin + begin, num_bytes
         )
 
@@ -229,7 +229,7 @@ class SafetensorsFile:
             num_read += num_bytes
 
 
-def _span(item: tuple[str, _Place]) -> tuple[int, int]:
+def _span(item: tuple[str, _TensorRange]) -> tuple[int, int]:
     """Where a tensor begins, empty ones first."""
     return item[1].begin, item[1].num_bytes
 

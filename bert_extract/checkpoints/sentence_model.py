@@ -74,8 +74,8 @@ def read_sentence_model(
             "there is no such file: it is not a sentence-transformers model; say which "
             "pooling is meant, as in --sentence_pooling=mean"
         )
-    places = _places(path, modules)
-    pooling_file = _in(model_dir, places["Pooling"], "config.json")
+    folders = _module_folders(path, modules)
+    pooling_file = _in(model_dir, folders["Pooling"], "config.json")
     settings = find_json(pooling_file, dict)
     if settings is None:
         raise ConfigError(
@@ -86,12 +86,12 @@ def read_sentence_model(
         SentencePooling(
             _mode(pooling_file, settings),
             has_special_tokens=True,
-            is_normalized="Normalize" in places,
+            is_normalized="Normalize" in folders,
         ),
         (
             *_prompt_warnings(model_dir, pooling_file, settings),
             *_transformer_warnings(
-                _in(model_dir, places["Transformer"], _TRANSFORMER_CONFIG_NAME),
+                _in(model_dir, folders["Transformer"], _TRANSFORMER_CONFIG_NAME),
                 do_lower_case,
                 max_seq_length,
             ),
@@ -103,19 +103,19 @@ def _in(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *filter(None, names)])
 
 
-def _places(path: str, modules: list[Any]) -> dict[str, str]:
+def _module_folders(path: str, modules: list[Any]) -> dict[str, str]:
     """The folder of each module, by its class.
 
     Raises:
       ConfigError: there are others, or one is missing.
     """
-    places: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for number, module in enumerate(modules):
-        kind, place = (
+        kind, folder = (
             module.get(key) if isinstance(module, dict) else None
             for key in ("type", "path")
         )
-        if not isinstance(kind, str) or not isinstance(place, str):
+        if not isinstance(kind, str) or not isinstance(folder, str):
             raise ConfigError(
                 f'{path}: module {number}: expected an object with a "type" and a '
                 f'"path"; found {as_shown(module)}'
@@ -128,17 +128,17 @@ def _places(path: str, modules: list[Any]) -> dict[str, str]:
                 "Normalize after them, and no more; the vectors would not be the "
                 "intended ones"
             )
-        places[name] = place
-    if "Pooling" not in places:
+        folders[name] = folder
+    if "Pooling" not in folders:
         raise ConfigError(
             f"{path}: expected a Transformer and a Pooling; found no more"
         )
-    if places["Transformer"] not in _TRANSFORMER_DIRS:
+    if folders["Transformer"] not in _TRANSFORMER_DIRS:
         raise ConfigError(
             f"{path}: expected the Transformer in the folder itself, or in "
-            f"{_TRANSFORMER_DIRS[1]}; found {as_shown(places['Transformer'])}"
+            f"{_TRANSFORMER_DIRS[1]}; found {as_shown(folders['Transformer'])}"
         )
-    return places
+    return folders
 
 
 def _mode(path: str, settings: dict[str, Any]) -> str:

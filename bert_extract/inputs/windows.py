@@ -69,23 +69,23 @@ def _more_context_from(window: tuple[int, int], later: tuple[int, int]) -> int:
     The score is that of the original's `_check_is_max_context`: what stands on the
     side where less stands, and a hundredth of the window's length.
     """
-    places = np.arange(later[0], window[1])
-    is_better = _scores(places, *later) > _scores(places, *window)
+    positions = np.arange(later[0], window[1])
+    is_better = _scores(positions, *later) > _scores(positions, *window)
     return window[1] - int(np.count_nonzero(is_better))
 
 
-def _scores(places: NDArray[np.int64], start: int, end: int) -> NDArray[np.float64]:
-    context = np.minimum(places - start, end - 1 - places)
+def _scores(positions: NDArray[np.int64], start: int, end: int) -> NDArray[np.float64]:
+    context = np.minimum(positions - start, end - 1 - positions)
     return context + 0.01 * (end - start)
 
 
 class _Ahead:
-    """A stream of wordpieces, of which those from some place on are held."""
+    """A stream of wordpieces, of which those from some position on are held."""
 
     def __init__(self, parts: Iterable[Wordpieces]) -> None:
         self._parts = iter(parts)
         self._held = Wordpieces(np.empty(0, np.int32))
-        self._start = 0  # the place of the first one held
+        self._start = 0  # the position of the first one held
 
     def read(self, num_wordpieces: int) -> int:
         """Reads on; returns how many are known, less than asked for only at the end."""
@@ -107,10 +107,10 @@ class _Ahead:
         self._start = start
         return self._held.part(0, end - start)
 
-    def start_of(self, place: int) -> int | None:
+    def start_of(self, position: int) -> int | None:
         """Where one of them begins in the text; None if nobody asks."""
         starts = self._held.starts
-        return None if starts is None else int(starts[place - self._start])
+        return None if starts is None else int(starts[position - self._start])
 
 
 def joined(parts: Sequence[Wordpieces]) -> Wordpieces:

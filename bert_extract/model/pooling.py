@@ -195,7 +195,7 @@ def _combined(
     before: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """Combines what there was with rows of a layer: float32 [size]."""
-    rows = [layer[places] for places in wordpieces]
+    rows = [layer[span] for span in wordpieces]
     if before is not None:
         rows.insert(0, before[np.newaxis])
     together = rows[0] if len(rows) == 1 else np.concatenate(rows or [layer[:0]])

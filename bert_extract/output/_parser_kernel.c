@@ -42,7 +42,7 @@ static unsigned COUNT_LOW_ZEROS(uint64_t word)
 struct shape {
     const char *layer_blob;    /* what stands before each layer's values, and after */
     const int64_t *layer_ends; /* the last's: num_layers + 1 pieces */
-    const int64_t *places;     /* where each layer belongs in `values`; -1 nowhere */
+    const int64_t *positions;  /* where each layer belongs in `values`; -1 nowhere */
     int64_t num_layers;
     int64_t size; /* of one vector, at least 1 */
 };
@@ -202,11 +202,11 @@ static const char *read_layers(const char *at, const char *end,
         begin = piece_end;
         if (!at || layer == shape->num_layers)
             break;
-        int64_t place = shape->places[layer];
-        if (place < 0) {
+        int64_t position = shape->positions[layer];
+        if (position < 0) {
             at = memchr(at, ']', (size_t)(end - at));
         } else {
-            float *row = values + (place * num_tokens + token) * shape->size;
+            float *row = values + (position * num_tokens + token) * shape->size;
             at = read_values(at, end, row, shape->size);
         }
         if (!at)
@@ -220,7 +220,7 @@ static const char *read_layers(const char *at, const char *end,
  * line, size: it ends with "]}" or a newline after that.
  * shape: what is expected of it.
  * num_tokens: entries that it has, at least 1.
- * values: float32 [places, num_tokens, shape->size].
+ * values: float32 [positions, num_tokens, shape->size].
  * tokens, texts: each gets strings as they stand in the line, with a comma after
  *     each; as many bytes as the line has must fit.
  * offsets: int64 [num_tokens, 2].

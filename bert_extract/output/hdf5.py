@@ -135,11 +135,11 @@ class _Disk:
         start, end = self._position, self._position + len(view)
         num_read = os.preadv(self._descriptor, [view], start)
         view[num_read:] = bytes(len(view) - num_read)
-        for place, content in self._unwritten:
-            first, last = max(start, place), min(end, place + len(content))
+        for begin, content in self._unwritten:
+            first, last = max(start, begin), min(end, begin + len(content))
             if first < last:
                 view[first - start : last - start] = content[
-                    first - place : last - place
+                    first - begin : last - begin
                 ]
         self._position = end
         return len(view)
@@ -258,14 +258,14 @@ def read(path: str, selection: Selection = EVERYTHING) -> Iterator[Record]:
       InputError: it is not such a file, or it was cut off, or has not the layers.
     """
     with _opened(path) as file:
-        indexes = tuple(json.loads(file.attrs["layers"]))
+        layer_names = tuple(json.loads(file.attrs["layers"]))
         try:
-            places = selection.places(indexes)
+            positions = selection.positions_of(layer_names)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         for linex_index in _linex_indexes(file, selection):
             dataset = file[str(linex_index)]
-            yield _to_record(linex_index, indexes, dataset, places)
+            yield _to_record(linex_index, layer_names, dataset, positions)
 
 
 def contents(path: str) -> Contents:
@@ -275,21 +275,19 @@ def contents(path: str) -> Contents:
       InputError: it is not such a file, or it was cut off.
     """
     with _opened(path) as file:
-        indexes = tuple(json.loads(file.attrs["layers"]))
+        layer_names = tuple(json.loads(file.attrs["layers"]))
         lines = _numbers(file)
         if not lines:
             return Contents(None, 0, "metadata", num_tokens=0, tokens_from="metadata")
-        tried = (
-            file[str(lines[place])] for place in range(min(_MOST_TRIED, len(lines)))
-        )
+        tried = (file[str(lines[n])] for n in range(min(_MOST_TRIED, len(lines))))
         first = next((each for each in tried if each.shape[1]), file[str(lines[0])])
-        places = np.linspace(0, len(lines) - 1, _MOST_SHAPES).astype(int).tolist()
-        looked_at = lines if len(lines) <= _MOST_SHAPES else [lines[n] for n in places]
+        numbers = np.linspace(0, len(lines) - 1, _MOST_SHAPES).astype(int).tolist()
+        looked_at = lines if len(lines) <= _MOST_SHAPES else [lines[n] for n in numbers]
         num_tokens = sum(file[str(number)].shape[1] for number in looked_at)
         is_estimated = len(looked_at) < len(lines)
         return Contents(
             first=_to_record(
-                int(first.name[1:]), indexes, first, list(range(len(indexes)))
+                int(first.name[1:]), layer_names, first, list(range(len(layer_names)))
             ),
             num_lines=len(lines),
             lines_from="metadata",
@@ -358,21 +356,24 @@ def _linex_indexes(file: Any, selection: Selection) -> Iterable[int]:
 
 
 def _to_record(
-    linex_index: int, indexes: tuple[int | str, ...], dataset: Any, places: list[int]
+    linex_index: int,
+    layer_names: tuple[int | str, ...],
+    dataset: Any,
+    positions: list[int],
 ) -> Record:
     lists = {key: json.loads(text) for key, text in dataset.attrs.items()}
     tokens = tuple(lists["tokens"])
-    if dataset.shape[:2] != (len(indexes), len(tokens)):
+    if dataset.shape[:2] != (len(layer_names), len(tokens)):
         raise ValueError(f"dataset {linex_index} has the shape {dataset.shape}")
-    if len(places) == len(indexes):
+    if len(positions) == len(layer_names):
         vectors = dataset[()].astype(np.float32)
-        layers = [vectors[place] for place in places]
+        layers = [vectors[position] for position in positions]
     else:
-        layers = [dataset[place].astype(np.float32) for place in places]
+        layers = [dataset[position].astype(np.float32) for position in positions]
     return Record(
         linex_index,
         tokens,
-        tuple(indexes[place] for place in places),
+        tuple(layer_names[position] for position in positions),
         tuple(layers),
         texts=tuple(lists["texts"]) if "texts" in lists else None,
         offsets=tuple(

@@ -329,19 +329,19 @@ def to_record(entry: Any) -> Record:
     try:
         features = entry["features"]
         layers_by_token = [token_entry["layers"] for token_entry in features]
-        indexes_by_token = {
+        names_by_token = {
             tuple(layer["index"] for layer in layers) for layers in layers_by_token
         }
-        if len(indexes_by_token) > 1:
+        if len(names_by_token) > 1:
             raise ValueError("tokens with different layers")
-        indexes = indexes_by_token.pop() if indexes_by_token else ()
+        layer_names = names_by_token.pop() if names_by_token else ()
         return Record(
             linex_index=int(entry["linex_index"]),
             tokens=tuple(str(token_entry["token"]) for token_entry in features),
-            indexes=indexes,
+            indexes=layer_names,
             layers=tuple(
                 _to_matrix([layers[number]["values"] for layers in layers_by_token])
-                for number in range(len(indexes))
+                for number in range(len(layer_names))
             ),
             texts=_to_texts(features),
             offsets=_to_offsets(features),

@@ -39,7 +39,7 @@ class _CShape(ctypes.Structure):
     _fields_ = (
         ("layer_blob", ctypes.c_char_p),
         ("layer_ends", ctypes.c_void_p),
-        ("places", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
         ("num_layers", ctypes.c_int64),
         ("size", ctypes.c_int64),
     )
@@ -110,8 +110,8 @@ class _Scratch:
         return Record(
             found.linex_index,
             _strings(self._tokens, found.tokens_end),
-            shape.indexes,
-            tuple(values[place] for place in shape.places),
+            shape.layer_names,
+            tuple(values[position] for position in shape.positions),
             None if found.texts_end < 0 else _strings(self._texts, found.texts_end),
             _spans(self._offsets[:num_tokens]) if found.has_offsets else None,
         )
@@ -219,43 +219,47 @@ class _Shape:
     num_values: int  # of an entry
     size: int  # of one vector
     num_read: int  # layers that the kernel reads
-    indexes: tuple[int | str, ...]  # of the layers that are asked for
-    places: tuple[int, ...]  # and where each of them is among those that are read
+    layer_names: tuple[int | str, ...]  # of the layers that are asked for
+    positions: tuple[int, ...]  # and where each of them is among those that are read
     c_shape: _CShape  # the same for the kernel
     arrays: tuple[object, ...]  # to which c_shape points
 
 
 def _make_shape(
-    indexes: tuple[int | str, ...], size: int, selection: Selection
+    layer_names: tuple[int | str, ...], size: int, selection: Selection
 ) -> _Shape | None:
     """Makes the shape of lines; None for what the kernel does not read.
 
     Raises:
       InputError: a layer that is asked for is not among them.
     """
-    if not indexes or not size or not {type(index) for index in indexes} <= {int, str}:
+    if (
+        not layer_names
+        or not size
+        or not {type(index) for index in layer_names} <= {int, str}
+    ):
         return None
-    pieces = layer_pieces(indexes)
+    pieces = layer_pieces(layer_names)
     ends = ends_of(pieces)
     ends_address = ends.buffer_info()[0]
-    asked_for = selection.places(indexes)
+    asked_for = selection.positions_of(layer_names)
     read = sorted(set(asked_for))
-    places = np.full(len(indexes), -1, np.int64)
-    places[read] = np.arange(len(read))
+    positions = np.full(len(layer_names), -1, np.int64)
+    positions[read] = np.arange(len(read))
     return _Shape(
-        num_values=len(indexes) * size,
+        num_values=len(layer_names) * size,
         size=size,
         num_read=len(read),
-        indexes=tuple(indexes[number] for number in asked_for),
-        places=tuple(places[asked_for].tolist()),
+        layer_names=tuple(layer_names[number] for number in asked_for),
+        positions=tuple(positions[asked_for].tolist()),
         c_shape=_CShape(
             b"".join(pieces),
             ends_address,
-            address_of(places),
-            len(indexes),
+            address_of(positions),
+            len(layer_names),
             size,
         ),
-        arrays=(ends, places),
+        arrays=(ends, positions),
     )
 
 
@@ -268,9 +272,9 @@ def _guess_shape(line: bytes, selection: Selection) -> _Shape | None:
         return None
     try:
         layers: Any = json.loads(b"{" + line[begin : end + 4])["layers"]
-        indexes = tuple(layer["index"] for layer in layers)
+        layer_names = tuple(layer["index"] for layer in layers)
         (size,) = {len(layer["values"]) for layer in layers}
-        return _make_shape(indexes, size, selection)
+        return _make_shape(layer_names, size, selection)
     except (InputError, KeyError, TypeError, ValueError):
         return None  # whoever reads the whole line says what is wrong
 

@@ -221,12 +221,12 @@ class _Rows:
         """
         begin = self.num_rows
         num_rows = min(len(record.tokens) - start, self.capacity - begin)
-        taken, places = slice(start, start + num_rows), slice(begin, begin + num_rows)
-        self._linex_indexes[places] = record.linex_index
+        taken, rows = slice(start, start + num_rows), slice(begin, begin + num_rows)
+        self._linex_indexes[rows] = record.linex_index
         first = position + start
-        self._positions[places] = np.arange(first, first + num_rows)
+        self._positions[rows] = np.arange(first, first + num_rows)
         for layer, values in zip(self._layers, vectors, strict=True):
-            layer[places] = values[taken]
+            layer[rows] = values[taken]
         self._tokens += record.tokens[taken]
         no_values = [None] * num_rows
         self._texts += no_values if record.texts is None else record.texts[taken]
@@ -377,14 +377,14 @@ def _records(file: Any, selection: Selection) -> Iterator[Record]:
     metadata = _metadata(file)
     names = column_names(metadata["layers"])
     sizes = [file.schema_arrow.field(name).type.list_size for name in names]
-    places = selection.places(tuple(metadata["layers"]))
+    positions = selection.positions_of(tuple(metadata["layers"]))
     empty = Record(
         0,
         (),
-        tuple(metadata["layers"][place] for place in places),
-        tuple(np.zeros((0, sizes[place]), np.float32) for place in places),
+        tuple(metadata["layers"][position] for position in positions),
+        tuple(np.zeros((0, sizes[position]), np.float32) for position in positions),
     )
-    names = [names[place] for place in places]
+    names = [names[position] for position in positions]
     parts = _parts(file, empty.indexes, names, 4 * sum(sizes), selection)
     first = metadata["first_line"] or 0
     end = first + metadata["num_lines"]
@@ -414,7 +414,7 @@ def _row_groups(metadata: Any, lines: range | None) -> list[int]:
 
 def _parts(
     file: Any,
-    indexes: tuple[int | str, ...],
+    layer_names: tuple[int | str, ...],
     names: list[str],
     row_bytes: int,
     selection: Selection,
@@ -443,7 +443,7 @@ def _parts(
             yield Record(
                 linex_index,
                 tuple(tokens[start:end]),
-                indexes,
+                layer_names,
                 tuple(layer[start:end].astype(np.float32) for layer in layers),
                 texts=_of_line(texts, start, end),
                 offsets=None if spans is None else tuple(spans[start:end]),

@@ -124,8 +124,8 @@ def _line_starts(descriptor: int) -> tuple[NDArray[np.int64], int]:
     found = [np.zeros(1, np.int64)]
     position = 0
     while block := os.pread(descriptor, _STEP, position):
-        places = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
-        found.append(places + (position + 1))
+        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+        found.append(ends + (position + 1))
         position += len(block)
     starts = np.concatenate(found)
     return starts[starts < position], position

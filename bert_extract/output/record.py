@@ -47,9 +47,9 @@ class Record:
         tokens = [_shown(token) for token in self.tokens[:_MOST_TOKENS_SHOWN]]
         if len(self.tokens) > _MOST_TOKENS_SHOWN:
             tokens += ["..", _shown(self.tokens[-1])]
-        indexes = ",".join(map(str, self.indexes))
+        layer_names = ",".join(map(str, self.indexes))
         return (
-            f"<Record {self.linex_index}: layers={indexes} shape={shape} "
+            f"<Record {self.linex_index}: layers={layer_names} shape={shape} "
             f"tokens={' '.join(tokens)}>"
         )
 

@@ -18,28 +18,28 @@ class Selection:
     layers: tuple[int | str, ...] | None = None
     lines: range | None = None  # by linex_index, ascending
 
-    def places(self, indexes: tuple[int | str, ...]) -> list[int]:
+    def positions_of(self, layer_names: tuple[int | str, ...]) -> list[int]:
         """Finds where in a record the layers stand.
 
         Args:
-          indexes: the record's. The first of two that are the same is taken.
+          layer_names: the record's. The first of two that are the same is taken.
 
         Returns:
-          A number below len(indexes) for each layer that is asked for.
+          A number below len(layer_names) for each layer that is asked for.
 
         Raises:
           InputError: there is no such layer.
         """
         if self.layers is None:
-            return list(range(len(indexes)))
+            return list(range(len(layer_names)))
         for layer in self.layers:
-            if layer not in indexes:
+            if layer not in layer_names:
                 raise InputError(
                     f"expected the layer {as_shown(layer)}, found the layers "
-                    f"{', '.join(map(as_shown, indexes))}, each of which can be asked "
-                    "for as it is called here"
+                    f"{', '.join(map(as_shown, layer_names))}, each of which can be "
+                    "asked for as it is called here"
                 )
-        return [indexes.index(layer) for layer in self.layers]
+        return [layer_names.index(layer) for layer in self.layers]
 
     def of_record(self, record: Record) -> Record:
         """Drops the layers that are not asked for.
@@ -50,7 +50,9 @@ class Selection:
         # JSON does not tell which layers a record without entries has.
         if self.layers is None or not record.indexes:
             return record
-        layers = tuple(record.layers[place] for place in self.places(record.indexes))
+        layers = tuple(
+            record.layers[position] for position in self.positions_of(record.indexes)
+        )
         return dataclasses.replace(record, indexes=self.layers, layers=layers)
 
     def has_line(self, linex_index: int) -> bool:

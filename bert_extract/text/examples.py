@@ -148,8 +148,10 @@ def _others_before_returns(line: str) -> NDArray[np.int64]:
 
     "\ra\r\rb" -> [0, 1, 1]
     """
-    places = np.fromiter((found.start() for found in _RETURN.finditer(line)), np.int64)
-    return places - np.arange(len(places))
+    positions = np.fromiter(
+        (found.start() for found in _RETURN.finditer(line)), np.int64
+    )
+    return positions - np.arange(len(positions))
 
 
 def is_unsplit_pair(example: Example) -> bool:

@@ -173,44 +173,44 @@ def _cuts(
     ]
     if not whole:
         return equal
-    places = _Places(whole)
-    cuts = [places.nearest(place) for place in equal]
+    points = _CutPoints(whole)
+    cuts = [points.nearest(cut) for cut in equal]
     if _num_pieces(input_files, sizes) < num_shards:
         return cuts
     # None is empty: each is moved away from the one before, then from the one behind.
     for number in range(1, num_shards):
-        cuts[number] = max(cuts[number], places.after(cuts[number - 1]))
+        cuts[number] = max(cuts[number], points.after(cuts[number - 1]))
     for number in range(num_shards - 1, 0, -1):
-        cuts[number] = min(cuts[number], places.before(cuts[number + 1]))
+        cuts[number] = min(cuts[number], points.before(cuts[number + 1]))
     return cuts
 
 
-class _Places:
+class _CutPoints:
     """Where the input may be cut: anywhere but within a compressed file."""
 
     def __init__(self, whole: Sequence[tuple[int, int]]) -> None:
         self._begins = [begin for begin, _ in whole]
         self._ends = [end for _, end in whole]
 
-    def nearest(self, place: int) -> int:
+    def nearest(self, cut: int) -> int:
         """Moves a cut out of a compressed file."""
-        number = bisect.bisect_right(self._begins, place) - 1
-        if number < 0 or place >= self._ends[number]:
-            return place
+        number = bisect.bisect_right(self._begins, cut) - 1
+        if number < 0 or cut >= self._ends[number]:
+            return cut
         begin, end = self._begins[number], self._ends[number]
-        return begin if place - begin <= end - place else end
+        return begin if cut - begin <= end - cut else end
 
-    def after(self, place: int) -> int:
+    def after(self, cut: int) -> int:
         """The next one."""
-        number = bisect.bisect_right(self._begins, place) - 1
-        return max(place + 1, self._ends[number]) if number >= 0 else place + 1
+        number = bisect.bisect_right(self._begins, cut) - 1
+        return max(cut + 1, self._ends[number]) if number >= 0 else cut + 1
 
-    def before(self, place: int) -> int:
+    def before(self, cut: int) -> int:
         """The one before."""
-        number = bisect.bisect_left(self._ends, place)
+        number = bisect.bisect_left(self._ends, cut)
         if number == len(self._ends):
-            return place - 1
-        return min(place - 1, self._begins[number])
+            return cut - 1
+        return min(cut - 1, self._begins[number])
 
 
 class SplitReader:

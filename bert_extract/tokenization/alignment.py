@@ -90,36 +90,36 @@ def sources(texts: Sequence[str], do_lower_case: bool) -> NDArray[np.int64]:
     )
     counts: NDArray[np.uint8] = own & np.uint8(COUNT)
     if not counts.size or counts.max() == 1:
-        places = np.flatnonzero(counts)
+        positions = np.flatnonzero(counts)
     else:
-        places = np.repeat(np.arange(len(counts)), counts)
+        positions = np.repeat(np.arange(len(counts)), counts)
     is_sorted = own & _IS_SORTED
     if is_sorted.any():
-        _sort(places, texts, counts, np.flatnonzero(is_sorted))
-    return places
+        _sort(positions, texts, counts, np.flatnonzero(is_sorted))
+    return positions
 
 
 def align(
-    piece_lengths: NDArray[np.int64], places: NDArray[np.int64]
+    piece_lengths: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Finds the positions of wordpieces.
 
     Args:
       piece_lengths: int64 [num_wordpieces], in normalised characters, 1 or more.
-      places: as `sources` gives them, for the same texts.
+      positions: as `sources` gives them, for the same texts.
 
     Returns:
       Starts and ends, int64 [num_wordpieces] each, in the texts laid end to end.
     """
     stops = np.cumsum(piece_lengths)
-    assert stops[-1:].tolist() == places[-1:].size * [len(places)]
+    assert stops[-1:].tolist() == positions[-1:].size * [len(positions)]
     if not len(stops):
         return stops, stops
     begins = stops - piece_lengths
     # Not the first and the last: where accents were sorted, they need not be the
     # outermost.
-    starts = np.minimum.reduceat(places, begins)
-    ends = np.maximum.reduceat(places, begins) + 1
+    starts = np.minimum.reduceat(positions, begins)
+    ends = np.maximum.reduceat(positions, begins) + 1
     return starts, ends
 
 
@@ -174,21 +174,21 @@ def _nonspacing_marks() -> frozenset[str]:
 
 
 def _sort(
-    places: NDArray[np.int64],
+    positions: NDArray[np.int64],
     texts: Sequence[str],
     counts: NDArray[np.uint8],
-    sorted_places: NDArray[np.int64],
+    sorted_positions: NDArray[np.int64],
 ) -> None:
-    """Puts the places of the few texts with sorted marks into NFD's order."""
+    """Puts the positions of the few texts with sorted marks into NFD's order."""
     text_ends = np.cumsum([len(text) for text in texts])
-    numbers = np.searchsorted(text_ends, sorted_places, side="right")
+    numbers = np.searchsorted(text_ends, sorted_positions, side="right")
     for number in np.unique(numbers).tolist():
         text = texts[number]
         end = int(text_ends[number])
         begin = end - len(text)
         first = int(counts[:begin].sum())
         own = np.array(_sorted_sources(text), np.int64)
-        places[first : first + len(own)] = own + begin
+        positions[first : first + len(own)] = own + begin
 
 
 def _sorted_sources(text: str) -> list[int]:
@@ -197,18 +197,18 @@ def _sorted_sources(text: str) -> list[int]:
     classes, marks = unicode14.combining_classes(), _nonspacing_marks()
     found: list[int] = []
     run: list[tuple[int, int]] = []  # class and position of marks that get sorted
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         cleaned = clean[ord(character)]
         if cleaned is None:
             continue  # deleted before anything is sorted: it does not end a run
         for part in unicode14.nfd(unicode14.lower(character)):
             if part in classes:
-                # What is taken off later matters to no other one's place.
+                # What is taken off later matters to no other one's position.
                 if part not in marks:
-                    run.append((classes[part], place))
+                    run.append((classes[part], position))
                 continue
-            found += [place for _, place in sorted(run, key=lambda mark: mark[0])]
+            found += [position for _, position in sorted(run, key=lambda mark: mark[0])]
             run.clear()
             if part not in marks and cleaned != " " and not part.isspace():
-                found.append(place)
-    return found + [place for _, place in sorted(run, key=lambda mark: mark[0])]
+                found.append(position)
+    return found + [position for _, position in sorted(run, key=lambda mark: mark[0])]

@@ -33,18 +33,22 @@ class TextPiece:
     end: int
     # int64 [len(text)]: where each character of `text` stands in the long text; None:
     # one after the other, from `start` on.
-    places: NDArray[np.int64] | None = None
+    positions: NDArray[np.int64] | None = None
     # Whether its end, for a capital sigma behind it, is a letter that has a case; None:
     # a sigma looks through the whole part.
     ends_cased: bool | None = None
 
     def starts_in_text(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions in `text` -> positions in the long text."""
-        return starts + self.start if self.places is None else self.places[starts]
+        return starts + self.start if self.positions is None else self.positions[starts]
 
     def ends_in_text(self, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same for positions one behind a last character."""
-        return ends + self.start if self.places is None else self.places[ends - 1] + 1
+        return (
+            ends + self.start
+            if self.positions is None
+            else self.positions[ends - 1] + 1
+        )
 
 
 def parts(text: str, do_lower_case: bool) -> Iterator[TextPiece]:
@@ -136,7 +140,7 @@ class _Cutter:
 
 
 class _LongWord:
-    """Keeps of a word what its wordpieces and their places depend on.
+    """Keeps of a word what its wordpieces and their positions depend on.
 
     What leaves nothing goes, but for one in a run of those that keep marks from being
     sorted past them. Of what leaves something, so much stays as makes the word unknown,
@@ -146,9 +150,9 @@ class _LongWord:
     def __init__(self, start: int) -> None:
         self._start = start
         self._characters: list[str] = []
-        self._places: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._positions: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
         self._num_normalised = 0
-        self._last_place = -1
+        self._last_position = -1
         self._has_starter = False  # the last one kept is there for what it separates
         self._ends_cased: bool | None = None
 
@@ -159,7 +163,7 @@ class _LongWord:
         counts = own_flags & COUNT
         counted = np.flatnonzero(counts)
         if len(counted):
-            self._last_place = position + int(counted[-1])
+            self._last_position = position + int(counted[-1])
         num_missing = MAX_CHARS_PER_WORD + 1 - self._num_normalised
         if num_missing <= 0:
             return
@@ -170,17 +174,17 @@ class _LongWord:
         totals = np.cumsum(counts[kept], dtype=np.int64)
         kept = kept[: int(np.searchsorted(totals, num_missing)) + 1]
         if len(kept):
-            self._characters += [text[place] for place in kept.tolist()]
-            self._places.append(kept + position)
+            self._characters += [text[index] for index in kept.tolist()]
+            self._positions.append(kept + position)
             self._num_normalised += int(counts[kept].sum(dtype=np.int64))
             self._has_starter = not counts[kept[-1]]
 
     def part(self, end: int) -> TextPiece:
-        places = np.concatenate(self._places)
+        positions = np.concatenate(self._positions)
         if self._num_normalised > MAX_CHARS_PER_WORD:
-            places[-1] = self._last_place
+            positions[-1] = self._last_position
         text = "".join(self._characters)
-        return TextPiece(text, self._start, end, places, self._ends_cased)
+        return TextPiece(text, self._start, end, positions, self._ends_cased)
 
 
 def _with_settled_sigmas(part: TextPiece, text: str, is_cased_before: bool) -> str:
@@ -191,16 +195,16 @@ def _with_settled_sigmas(part: TextPiece, text: str, is_cased_before: bool) -> s
     the parts before, the last one as far as those behind.
     """
     own = part.text
-    for place in (own.find("Σ"), own.rfind("Σ")):
-        if own[place] != "Σ":
+    for index in (own.find("Σ"), own.rfind("Σ")):
+        if own[index] != "Σ":
             continue  # there is only one
-        before = _first_cased(reversed(own[:place]))
-        after = _first_cased(own[place + 1 :])
+        before = _first_cased(reversed(own[:index]))
+        after = _first_cased(own[index + 1 :])
         if after is None:
             following = (c for piece in _pieces(text, part.end) for c in piece)
             after = _first_cased(following)
         is_final = (is_cased_before if before is None else before) and not after
-        own = own[:place] + ("ς" if is_final else "σ") + own[place + 1 :]
+        own = own[:index] + ("ς" if is_final else "σ") + own[index + 1 :]
     return own
 
 

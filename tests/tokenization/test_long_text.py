@@ -139,7 +139,7 @@ def test_a_million_accents_are_not_sorted(tiny_bert: Path) -> None:
 
 def test_positions_are_those_of_64_bits() -> None:
     (part,) = long_text.parts("a" * 5000, True)
-    assert part.places is not None
-    assert part.places.dtype == np.int64
-    assert part.places[[0, -1]].tolist() == [0, 4999]
+    assert part.positions is not None
+    assert part.positions.dtype == np.int64
+    assert part.positions[[0, -1]].tolist() == [0, 4999]
     assert len(part.text) == 201
