@@ -83,17 +83,17 @@ def word_contexts(
     if num < 2:
         raise OptionsError(f"expected a number of places from 2 on, found {num}")
     path = os.fspath(path)
-    indexes, places, vectors = _find_places(path, word, layers, num)
+    layer_names, places, vectors = _find_places(path, word, layers, num)
     if len(places) == 1:
         raise InputError(
             f"{path}: expected {word!r} in two places at least, to compare them; found "
             f"it in line {places[0].linex_index:,} alone"
         )
-    order = _from_the_lowest(indexes)
+    order = _from_the_lowest(layer_names)
     units = unit_vectors(np.stack(vectors, axis=1))[order]
     return Contexts(
         word=word,
-        layers=tuple(indexes[place] for place in order),
+        layers=tuple(layer_names[place] for place in order),
         places=tuple(places),
         similarities=units @ units.transpose(0, 2, 1),
     )
@@ -112,7 +112,7 @@ def _find_places(
     """
     places: list[Place] = []
     vectors: list[NDArray[np.float32]] = []
-    indexes: tuple[int | str, ...] = ()
+    layer_names: tuple[int | str, ...] = ()
     similar: dict[str, None] = {}
     for record in read_features(path, layers=layers):
         words = words_of(record)
@@ -120,7 +120,7 @@ def _find_places(
             raise InputError(f"{path}: expected vectors, found entries without a layer")
         for number, text in enumerate(words.texts):
             if text == word and len(places) < num:
-                indexes = words.indexes
+                layer_names = words.layer_names
                 places.append(words.place(number))
                 vectors += [np.stack([layer[number] for layer in words.layers])]
             elif text.lower() == word.lower() and text != word:
@@ -129,7 +129,7 @@ def _find_places(
             break
     if not places:
         raise missing_word(path, word, None, [*similar])
-    return indexes, places, vectors
+    return layer_names, places, vectors
 
 
 def word_vectors(
@@ -172,18 +172,19 @@ def word_vectors(
     return WordVectors(layer, tuple(places), np.stack(vectors))
 
 
-def _from_the_lowest(indexes: tuple[int | str, ...]) -> list[int]:
+def _from_the_lowest(layer_names: tuple[int | str, ...]) -> list[int]:
     """Puts layers into the model's order, where their names tell it.
 
     (-1, "embeddings", -2) -> [1, 2, 0]
     """
-    numbers = [index for index in indexes if isinstance(index, int)]
-    names = [index for index in indexes if isinstance(index, str)]
-    places = list(range(len(indexes)))
+    numbers = [index for index in layer_names if isinstance(index, int)]
+    names = [index for index in layer_names if isinstance(index, str)]
+    places = list(range(len(layer_names)))
     # Nobody knows whether -1 is above 3.
     if len({number < 0 for number in numbers}) > 1 or set(names) - {"embeddings"}:
         return places
     depths = [
-        float("-inf") if isinstance(index, str) else float(index) for index in indexes
+        float("-inf") if isinstance(index, str) else float(index)
+        for index in layer_names
     ]
     return sorted(places, key=depths.__getitem__)

@@ -48,7 +48,7 @@ class Words:
     linex_index: int
     texts: tuple[str, ...]
     positions: tuple[int, ...]  # of the first entry of each in the record
-    indexes: tuple[int | str, ...]  # the layers
+    layer_names: tuple[int | str, ...]  # the layers
     layers: tuple[NDArray[np.float32], ...]  # each float32 [num_words, size]
 
     def place(self, number: int) -> Place:
@@ -97,7 +97,7 @@ def words_of(record: Record) -> Words:
             for number in kept
         ),
         positions=tuple(starts[number] for number in kept),
-        indexes=record.indexes,
+        layer_names=record.indexes,
         layers=tuple(_means(layer, starts, ends)[kept] for layer in record.layers),
     )
 

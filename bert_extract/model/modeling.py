@@ -122,7 +122,7 @@ class BertModel(tf.Module):
         self,
         config: BertConfig,
         weights: Mapping[str, tf.Tensor],
-        indexes: Sequence[int | str],
+        layer_names: Sequence[int | str],
         compute_dtype: str,
         arithmetic: Arithmetic,
         dropout: Dropout = NO_DROPOUT,
@@ -132,9 +132,9 @@ class BertModel(tf.Module):
         Args:
           config: the sizes.
           weights: float32 tensors by TF1 variable name; those of layers above the
-            highest one of `indexes` may be missing, and the pooler's if "pooler" is
+            highest one of `layer_names` may be missing, and the pooler's if "pooler" is
             not among them.
-          indexes: the layers to give, as `options.resolve_layers` gives them; and
+          layer_names: the layers to give, as `options.resolve_layers` gives them; and
             "pooler".
           compute_dtype: the dtype of the matrix products and of gelu. Residuals,
             LayerNorm, softmax and the pooler are float32 in any case.
@@ -144,15 +144,17 @@ class BertModel(tf.Module):
         """
         super().__init__(name="bert")
         self._config = config
-        self._indexes = tuple(indexes)
+        self._layer_names = tuple(layer_names)
         self._activation = _activation_for(config, arithmetic)
         self._embeddings = _take_embeddings(weights)
         self._layers = [
             _take_layer(weights, number, compute_dtype)
-            for number in range(num_layers_needed(indexes, config.num_hidden_layers))
+            for number in range(
+                num_layers_needed(layer_names, config.num_hidden_layers)
+            )
         ]
         self._pooler: _Dense | None = None
-        if POOLER in indexes:
+        if POOLER in layer_names:
             # One row a line costs nothing, so it is not worth half a precision.
             self._pooler = _Dense(
                 weights["bert/pooler/dense/kernel"], weights["bert/pooler/dense/bias"]
@@ -182,7 +184,7 @@ class BertModel(tf.Module):
           token_type_ids: int32 [B, S].
 
         Returns:
-          float32 [B, S, H] for each of the indexes; [B, 1, H] for "pooler".
+          float32 [B, S, H] for each of the layers; [B, 1, H] for "pooler".
         """
         batch_size, seq_length = tf.unstack(tf.shape(input_ids))
         num_rows = batch_size * seq_length
@@ -225,7 +227,7 @@ class BertModel(tf.Module):
           shapes: int32 [num_batches, 2], B and S of each; the sum of B * S is T.
 
         Returns:
-          float32 [T, H] for each of the indexes; [num_lines, H] for "pooler".
+          float32 [T, H] for each of the layers; [num_lines, H] for "pooler".
         """
         num_rows = tf.size(input_ids)
         adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
@@ -246,7 +248,7 @@ class BertModel(tf.Module):
         num_hidden_layers = self._config.num_hidden_layers
         return [
             outputs[index if isinstance(index, str) else index % num_hidden_layers]
-            for index in self._indexes
+            for index in self._layer_names
         ]
 
     def _pool(self, pooler: _Dense, first_tokens: tf.Tensor) -> tf.Tensor:
@@ -368,13 +370,13 @@ class BertModel(tf.Module):
         return contexts.concat()
 
 
-def num_layers_needed(indexes: Sequence[int | str], num_hidden_layers: int) -> int:
+def num_layers_needed(layer_names: Sequence[int | str], num_hidden_layers: int) -> int:
     """How many encoder layers must be computed, from the first one up."""
     highest = [
-        index % num_hidden_layers + 1 for index in indexes if isinstance(index, int)
+        index % num_hidden_layers + 1 for index in layer_names if isinstance(index, int)
     ]
-    assert all(isinstance(i, int) or i in (EMBEDDINGS, POOLER) for i in indexes)
-    return num_hidden_layers if POOLER in indexes else max(highest, default=0)
+    assert all(isinstance(i, int) or i in (EMBEDDINGS, POOLER) for i in layer_names)
+    return num_hidden_layers if POOLER in layer_names else max(highest, default=0)
 
 
 def _activation_for(config: BertConfig, arithmetic: Arithmetic) -> Callable[[Any], Any]:
