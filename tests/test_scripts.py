@@ -191,12 +191,12 @@ def test_check_stops_at_the_first_failure(clone: Path) -> None:
     assert "mypy" not in log.read_text()
 
 
-def test_ci_runs_all_tests(clone: Path) -> None:
+def test_ci_runs_all_tests_but_a_real_clusters(clone: Path) -> None:
     log = clone / "log"
     write_python(clone / "bin" / "python3", (3, 12), log)
     shutil.copytree(REPOSITORY / ".ci", clone / ".ci")
     run_script(clone, "../.ci/run")
-    assert log.read_text().endswith("-m pytest -m slow or not slow\n")
+    assert log.read_text().endswith("-m pytest -m not cluster\n")
 
 
 # --------------------------------------------------------------------- sample data
