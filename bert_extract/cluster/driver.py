@@ -31,6 +31,7 @@ from bert_extract.model import devices
 from bert_extract.model.config import BertConfig
 from bert_extract.options import Job, Options
 from bert_extract.output import parts as parts_module
+from bert_extract.output.append_file import write_durably
 from bert_extract.output.fingerprints import CONTENTS, as_read_back
 from bert_extract.output.parts import Part, PartsFolder, part_name, temporary_file
 from bert_extract.output.resumable import refuse_difference, told_fingerprint
@@ -337,12 +338,7 @@ class _Run:
         run = secrets.token_hex(8)
         folder.begin(run, self._fingerprint, {"split_bytes": self._split_bytes})
         probe = secrets.token_hex(16)
-        with open(
-            temporary_file(folder.path, run, PROBE), "w", encoding="utf-8"
-        ) as writer:
-            writer.write(probe)
-            writer.flush()
-            os.fsync(writer.fileno())
+        write_durably(temporary_file(folder.path, run, PROBE), probe)
         return Setup(
             dataclasses.replace(self._options, num_threads=cluster.cpus),
             self._job,

@@ -29,7 +29,12 @@ from bert_extract.jobs import (
     output_spec,
 )
 from bert_extract.loaded_model import OpenedModel
-from bert_extract.output.append_file import Buffer, crash_point, explaining
+from bert_extract.output.append_file import (
+    Buffer,
+    crash_point,
+    explaining,
+    write_durably,
+)
 from bert_extract.output.checksum import crc32
 from bert_extract.output.fingerprints import as_read_back, differences
 from bert_extract.output.limits import Room
@@ -257,10 +262,7 @@ def check_probe(setup: Setup) -> str:
         )
     answer = f"{path}-{os.uname().nodename}-{os.getpid()}"
     with explaining(answer):
-        with open(f"{answer}.tmp", "w", encoding="utf-8") as writer:
-            writer.write(setup.probe)
-            writer.flush()
-            os.fsync(writer.fileno())
+        write_durably(f"{answer}.tmp", setup.probe)
         os.replace(f"{answer}.tmp", answer)
     return answer
 

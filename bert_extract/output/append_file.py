@@ -24,6 +24,18 @@ def crash_point(name: str) -> None:
     """Does nothing. Tests replace it in their process, to die exactly there."""
 
 
+def write_durably(path: str, text: str) -> None:
+    """Writes a small file, which is on the disk when this returns.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    with open(path, "w", encoding="utf-8") as writer:
+        writer.write(text)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
 @contextlib.contextmanager
 def explaining(
     path: str, num_bytes: int | None = None, can_resume: bool = False

@@ -8,7 +8,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bert_extract.formats import GZIP, ZSTANDARD, Format
 from bert_extract.output.append_file import Buffer
@@ -67,26 +67,15 @@ def scanner_for(compression: Format) -> Callable[[int, int], tuple[int, int]]:
       (descriptor, start) -> the byte behind that member, and the lines from `start`,
       where a member begins, up to there.
     """
-    new_decompressor, failure = reader_of(compression)
 
     def scan(descriptor: int, start: int) -> tuple[int, int]:
-        end = position = start
-        num_lines = num_found = 0
-        last_byte = b"\n"  # a member of no lines is whole
-        decompressor = new_decompressor()
-        while block := os.pread(descriptor, _STEP, position):
-            try:
-                text = decompressor.decompress(block)
-            except failure:
-                break
-            num_found += text.count(b"\n")
-            last_byte = text[-1:] or last_byte
-            position += len(block)
-            if decompressor.eof:
-                position -= len(decompressor.unused_data)
-                decompressor = new_decompressor()
-                if last_byte == b"\n":
-                    end, num_lines = position, num_found
+        end, num_lines = start, 0
+        try:
+            for member in _to_line_ends(descriptor, start, compression):
+                if member.ends_line:
+                    end, num_lines = member.end, num_lines + member.num_lines
+        except _BrokenMember:
+            pass  # what stands before it is whole
         return end, num_lines
 
     return scan
@@ -104,16 +93,44 @@ def find_members(
     Raises:
       OSError: it is cut off or broken.
     """
+    for member in _to_line_ends(descriptor, 0, compression):
+        # The last line of a text may lack its end.
+        num_lines = member.num_lines + (not member.ends_line)
+        yield member.start, member.end, num_lines
+
+
+class _BrokenMember(OSError):
+    """A member that is cut off, or none."""
+
+
+class _ToLineEnd(NamedTuple):
+    """A member, or several that end a line together."""
+
+    start: int
+    end: int
+    num_lines: int  # that end in it
+    ends_line: bool  # only the last of a file may not
+
+
+def _to_line_ends(
+    descriptor: int, start: int, compression: Format
+) -> Iterator[_ToLineEnd]:
+    """Decompresses a file from a byte on, where a member begins.
+
+    Raises:
+      _BrokenMember: what follows is cut off or broken.
+    """
     new_decompressor, failure = reader_of(compression)
-    start = position = num_lines = 0
-    last_byte = b"\n"
+    position = start
+    num_lines = 0
+    last_byte = b"\n"  # a member of no lines is whole
     decompressor = new_decompressor()
     is_within_member = False
     while block := os.pread(descriptor, _STEP, position):
         try:
             text = decompressor.decompress(block)
         except failure as error:
-            raise OSError(str(error)) from error
+            raise _BrokenMember(str(error)) from error
         num_lines += text.count(b"\n")
         last_byte = text[-1:] or last_byte
         position += len(block)
@@ -122,12 +139,12 @@ def find_members(
             position -= len(decompressor.unused_data)
             decompressor = new_decompressor()
             if last_byte == b"\n":
-                yield start, position, num_lines
+                yield _ToLineEnd(start, position, num_lines, True)
                 start, num_lines = position, 0
     if is_within_member:
-        raise OSError("it is cut off within a member")
-    if last_byte != b"\n":  # the last line of a text may lack its end
-        yield start, position, num_lines + 1
+        raise _BrokenMember("it is cut off within a member")
+    if last_byte != b"\n":
+        yield _ToLineEnd(start, position, num_lines, False)
 
 
 def open_members(file: IO[bytes], compression: Format) -> IO[bytes]:

@@ -28,7 +28,7 @@ from typing import Any
 
 from bert_extract.errors import InputError, OutputError
 from bert_extract.formats import Format
-from bert_extract.output.append_file import crash_point, explaining
+from bert_extract.output.append_file import crash_point, explaining, write_durably
 
 SUFFIX = ".parts"  # behind the output's name
 SUCCESS = "_SUCCESS"
@@ -94,7 +94,7 @@ def commit(folder: str, temporary: str, part: Part) -> None:
     told = os.path.join(folder, _TOLD, f"{part.name}.json")
     with explaining(os.path.join(folder, part.name), part.num_bytes):
         beside = f"{temporary}.json"
-        _write(beside, json.dumps(asdict(part)))
+        write_durably(beside, json.dumps(asdict(part)))
         os.replace(beside, told)
         crash_point("told")
         os.replace(temporary, os.path.join(folder, part.name))
@@ -232,7 +232,7 @@ class PartsFolder:
             os.makedirs(os.path.join(self.path, _TEMPORARY, run))
             text = json.dumps({"fingerprint": dict(fingerprint), "settings": settings})
             temporary = os.path.join(self.path, _TEMPORARY, run, _RUN)
-            _write(temporary, f"{_RUN_START} {text[1:]}\n")
+            write_durably(temporary, f"{_RUN_START} {text[1:]}\n")
             os.replace(temporary, os.path.join(self.path, _RUN))
             _sync(self.path)
 
@@ -279,9 +279,9 @@ class PartsFolder:
         }
         with explaining(self.path):
             temporary = os.path.join(self.path, f"{_MANIFEST}.tmp")
-            _write(temporary, json.dumps(manifest) + "\n")
+            write_durably(temporary, json.dumps(manifest) + "\n")
             os.replace(temporary, os.path.join(self.path, _MANIFEST))
-            _write(os.path.join(self.path, SUCCESS), "")
+            write_durably(os.path.join(self.path, SUCCESS), "")
             _sync(self.path)
             # Last, as it may take minutes: all of it stands in the manifest, too.
             shutil.rmtree(os.path.join(self.path, _TOLD), ignore_errors=True)
@@ -420,13 +420,6 @@ def _to_part(content: Any) -> Part:
     if not _PART.fullmatch(part.name):
         raise ValueError(f"name: found {part.name!r}")
     return part
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as writer:
-        writer.write(text)
-        writer.flush()
-        os.fsync(writer.fileno())
 
 
 def _sync(folder: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from bert_extract.output.append_file import write_durably
+
 # So many in a run file, spread over the partial file: it stays small.
 _MAX_CHECKPOINTS = 64
 
@@ -64,10 +66,7 @@ def write_run_file(path: str, run_file: RunFile) -> None:
     """
     temporary = path + ".tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as writer:
-            writer.write(_to_text(run_file))
-            writer.flush()
-            os.fsync(writer.fileno())
+        write_durably(temporary, _to_text(run_file))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
