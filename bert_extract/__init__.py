@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         OutputError,
         VocabError,
     )
-    from bert_extract.extractor import FeatureExtractor
+    from bert_extract.extractor import FeatureExtractor, run_on_cluster
     from bert_extract.inspecting.contexts import (
         Contexts,
         WordVectors,
@@ -62,6 +62,7 @@ __all__ = [
     "plot_words",
     "read_features",
     "read_line",
+    "run_on_cluster",
     "vectors_dataset",
     "word_contexts",
     "word_vectors",
@@ -88,19 +89,26 @@ _HOMES = {
     "plot_words": "inspecting.plots",
     "read_features": "output.reading",
     "read_line": "inspecting.lookup",
+    "run_on_cluster": "extractor",
     "vectors_dataset": "network.vectors",
     "word_contexts": "inspecting.contexts",
     "word_vectors": "inspecting.contexts",
 }
-_WITH_TENSORFLOW = ("BertEncoder", "BertInputs", "FeatureExtractor", "vectors_dataset")
+_WITH_TENSORFLOW = (
+    "BertEncoder",
+    "BertInputs",
+    "FeatureExtractor",
+    "run_on_cluster",
+    "vectors_dataset",
+)
 
 
 def __getattr__(name: str) -> Any:
-    # Late: FeatureExtractor imports TensorFlow, which nobody else waits for; and the
+    # Late: an extractor imports TensorFlow, which nobody else waits for; and the
     # command, which imports this first, must be able to say early what a signal does.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "FeatureExtractor":
+    if name in ("FeatureExtractor", "run_on_cluster"):
         from bert_extract.model.arithmetic import choose_kernels
 
         choose_kernels()

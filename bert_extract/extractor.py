@@ -11,7 +11,7 @@ from typing import Any
 
 from bert_extract.cluster import driver
 from bert_extract.engine import Engine
-from bert_extract.errors import ArgumentTypeError, BertExtractError
+from bert_extract.errors import ArgumentTypeError, BertExtractError, OptionsError
 from bert_extract.jobs import run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job, Options
@@ -207,6 +207,33 @@ class FeatureExtractor:
             else:
                 run_job(model, job, summaries)
         return summaries
+
+
+def run_on_cluster(options: Options, job: Job) -> Summary:
+    """Does a job on a Ray cluster, with no model in this process.
+
+    So it need not be a machine on which the precision works, or with room for the
+    weights.
+
+    Args:
+      options: what the vectors are.
+      job: with `runner` "ray".
+
+    Returns:
+      What was done.
+
+    Raises:
+      BertExtractError: the job cannot be done, or some of its splits failed.
+    """
+    if job.runner != "ray":
+        raise OptionsError(
+            f"run_on_cluster: expected a Job with runner='ray', found {job.runner!r}; "
+            "FeatureExtractor(...).run_job does it here"
+        )
+    with summarizing(options, job) as summaries:
+        driver.run_job(options, job, summaries)
+    (summary,) = summaries
+    return summary
 
 
 class _Wanted:

@@ -211,10 +211,11 @@ def test_log_lines_and_one_bar_for_all_files(tmp_path: Path, tiny_bert: Path) ->
     assert len({*seen}) > 1
     assert any("file 5 of 5" in line for _, line in session.bars)
     # A log line for the whole, and one each for the two that failed.
-    left = "".join(session.lines)
+    # Without spaces: where a line was full, nobody sees the one that it ended with.
+    left = "".join(session.lines).replace(" ", "")
     assert not re.search("[▏▎▍▌▋▊▉█|]", left)
-    assert left.count("not UTF-8") == 2
-    assert left.count(f"{tmp_path}/out: 3 of 5 outputs: 15,000 lines") == 1
+    assert left.count("notUTF-8") == 2
+    assert left.count(f"{tmp_path}/out:3of5outputs:15,000lines") == 1
     assert sum(line.startswith("bert-extract: ") for line in session.lines) <= 8
 
 

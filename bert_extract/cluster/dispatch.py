@@ -6,6 +6,7 @@ times at most. A worker that is lost is started again; one that fails whatever i
 given, or cannot begin, is not.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ class _Place:
     task: Task | None = None  # that it does
     asked: Any = None  # a reference to how far it is
     num_done: int = -1
-    last_sign: float = 0.0  # when it was last seen to go on
+    # When it was last seen to go on; before it has begun nobody waits for a sign.
+    last_sign: float = math.inf
     # The splits that it failed since its last part, and -1, -2, ... for each time that
     # it was lost without one.
     failures: set[int] = field(default_factory=set)
@@ -194,6 +196,8 @@ class Dispatcher:
                 return
             place.worker = self._cluster.start_worker()
             place.reference = self._cluster.open(place.worker, self._setup)
+            place.last_sign = math.inf
+            place.num_done, place.asked = -1, None
             num_idle += 1
 
     def _hand_out(self) -> None:
@@ -333,10 +337,12 @@ class Dispatcher:
             return
         self._last_asked = now
         for place in self._places:
-            if place.task is None:
+            is_idle = place.opened is not None and place.task is None
+            if place.worker is None or is_idle:
                 continue
             if now - place.last_sign > self._timeout:
-                self._lose(place, f"no line was done for {self._timeout} seconds")
+                what = "no line was done" if place.opened else "no model was loaded"
+                self._lose(place, f"{what} for {self._timeout} seconds")
             elif place.asked is None:
                 place.asked = self._cluster.num_done(place.worker)
 

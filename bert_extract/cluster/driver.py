@@ -128,6 +128,7 @@ class _Run:
             dataclasses.replace(model.options, precision=options.precision)
         )
         self._parts: dict[str, Part] = {}
+        self._num_splits = 0  # of an earlier run's plan, if that is known
         # Told once: nodes of another arithmetic, warnings.
         self._told: set[str] = set()
         self._first: tuple[str, dict[str, Any]] | None = None  # a node, its arithmetic
@@ -188,6 +189,13 @@ class _Run:
         told = told_fingerprint(f"{self._output}.run.json")
         if told is None or not os.path.isfile(self._output):
             return None
+        if self._job.same_cpu and isinstance(told.get("arithmetic"), list):
+            logging.warning(
+                "%s: was computed with several arithmetics, and is computed again, for "
+                "--same_cpu",
+                self._summary.output_file,
+            )
+            return None
         # One process notes what the input contains, too.
         own_keys = (*_OF_ARITHMETIC, CONTENTS)
         arithmetic = {name: told[name] for name in own_keys if name in told}
@@ -226,6 +234,7 @@ class _Run:
             return 0
         refuse_difference(run[0], self._fingerprint, folder.path)
         split_bytes = int(run[1]["split_bytes"])
+        self._num_splits = int(run[1].get("num_splits", 0))
         if self._job.split_bytes not in (0, split_bytes):
             raise OutputError(
                 f"{folder.path}: --resume cannot go on, --split_bytes was "
@@ -270,9 +279,24 @@ class _Run:
 
     def _run_in(self, folder: PartsFolder) -> None:
         start = time.monotonic()
-        job, summary = self._job, self._summary
         split_bytes = self._keep(folder)
-        guard.check_again(job, job.output_file)
+        guard.check_again(self._job, self._job.output_file)
+        self._summary.fingerprint = self._fingerprint
+        if self._parts and len(self._parts) == self._num_splits:
+            # The run before was stopped behind its last part: no worker is needed, nor
+            # the input, whose files are as they were.
+            in_order = sorted(self._parts.values(), key=lambda part: part.first_index)
+            self._summary.resumed_lines = sum(part.num_lines for part in in_order)
+        else:
+            in_order = self._compute(folder, split_bytes, start)
+        self._finish(folder, [self._shared(part) for part in in_order])
+        self._summary.seconds = time.monotonic() - start
+
+    def _compute(
+        self, folder: PartsFolder, split_bytes: int, start: float
+    ) -> list[Part]:
+        """Has the parts made that are missing; gives all of them, in order."""
+        job, summary = self._job, self._summary
         with contextlib.closing(
             RayCluster(
                 job.ray_address,
@@ -293,7 +317,6 @@ class _Run:
             }
             kept = self._parts.values()
             summary.resumed_lines = sum(part.num_lines for part in kept)
-            summary.fingerprint = self._fingerprint
             try:
                 failed = self._dispatch(cluster, setup, plan, names)
             except BaseException:
@@ -306,9 +329,7 @@ class _Run:
             raise OutputError(_describe(failed, len(plan), folder.path))
         # A worker that was thought dead may have put its own part where that of its
         # replacement was.
-        there = (folder.read_part(name) or self._parts[name] for name in names)
-        self._finish(folder, [self._shared(part) for part in there])
-        summary.seconds = time.monotonic() - start
+        return [folder.read_part(name) or self._parts[name] for name in names]
 
     def _make_plan(self, split_bytes: int, cluster: RayCluster) -> SplitPlan:
         split_bytes = split_bytes or self._job.split_bytes
@@ -336,7 +357,8 @@ class _Run:
         self, folder: PartsFolder, cluster: RayCluster, plan: SplitPlan
     ) -> Setup:
         run = secrets.token_hex(8)
-        folder.begin(run, self._fingerprint, {"split_bytes": self._split_bytes})
+        settings = {"split_bytes": self._split_bytes, "num_splits": len(plan)}
+        folder.begin(run, self._fingerprint, settings)
         probe = secrets.token_hex(16)
         write_durably(temporary_file(folder.path, run, PROBE), probe)
         return Setup(

@@ -39,7 +39,11 @@ from bert_extract.output.checksum import crc32
 from bert_extract.output.fingerprints import as_read_back, differences
 from bert_extract.output.limits import Room
 from bert_extract.output.parts import Part, commit, temporary_file
-from bert_extract.output.writers import encoder_for, open_writer
+from bert_extract.output.writers import (
+    encoder_for,
+    num_bytes_on_disk,
+    open_writer,
+)
 from bert_extract.progress import Summary
 from bert_extract.text.splits import SplitReader
 from bert_extract.text.stamps import InputWatch
@@ -61,6 +65,7 @@ class SplitWorker:
         """
         self._work = Work()
         self._num_bytes_checked = 0
+        self._output_file = ""  # of the split that is done
         self._paths_read: set[str] = set()
         # Machines of one name may have processes of one number.
         self._name = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -96,10 +101,14 @@ class SplitWorker:
 
     @property
     def num_done(self) -> int:
-        """What grows while all is well: bytes and lines read, tokens that are done."""
+        """What changes while all is well: what is read, computed, and on the disk.
+
+        HDF5 and Parquet are made when all is computed, which may take long.
+        """
         work = self._work
         num_read = self._num_bytes_checked + work.num_lines_read
-        return num_read + work.num_tokens + int(work.num_done)
+        num_done = num_read + work.num_tokens + int(work.num_done)
+        return num_done + num_bytes_on_disk(self._output_file)
 
     def _count_checked(self, num_bytes: int) -> None:
         self._num_bytes_checked += num_bytes
@@ -136,6 +145,7 @@ class SplitWorker:
         temporary = self._temporary(task)
         watch = InputWatch([split.path])
         writer = open_writer(temporary, self._kind, {}, resume=False)
+        self._output_file = temporary
         crc = 0
         try:
             reader = SplitReader(

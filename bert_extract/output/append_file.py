@@ -36,6 +36,22 @@ def write_durably(path: str, text: str) -> None:
         os.fsync(writer.fileno())
 
 
+def sync_folder(folder: str) -> None:
+    """Makes the names in a folder durable, where the file system can do that.
+
+    Raises:
+      OSError: the disk fails.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def explaining(
     path: str, num_bytes: int | None = None, can_resume: bool = False

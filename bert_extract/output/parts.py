@@ -28,7 +28,12 @@ from typing import Any
 
 from bert_extract.errors import InputError, OutputError
 from bert_extract.formats import Format
-from bert_extract.output.append_file import crash_point, explaining, write_durably
+from bert_extract.output.append_file import (
+    crash_point,
+    explaining,
+    sync_folder,
+    write_durably,
+)
 
 SUFFIX = ".parts"  # behind the output's name
 SUCCESS = "_SUCCESS"
@@ -98,7 +103,7 @@ def commit(folder: str, temporary: str, part: Part) -> None:
         os.replace(beside, told)
         crash_point("told")
         os.replace(temporary, os.path.join(folder, part.name))
-        _sync(folder)
+        sync_folder(folder)
         crash_point("committed")
 
 
@@ -234,7 +239,7 @@ class PartsFolder:
             temporary = os.path.join(self.path, _TEMPORARY, run, _RUN)
             write_durably(temporary, f"{_RUN_START} {text[1:]}\n")
             os.replace(temporary, os.path.join(self.path, _RUN))
-            _sync(self.path)
+            sync_folder(self.path)
 
     def discard(self) -> int:
         """Takes away all parts of earlier runs; returns how many there were."""
@@ -282,7 +287,7 @@ class PartsFolder:
             write_durably(temporary, json.dumps(manifest) + "\n")
             os.replace(temporary, os.path.join(self.path, _MANIFEST))
             write_durably(os.path.join(self.path, SUCCESS), "")
-            _sync(self.path)
+            sync_folder(self.path)
             # Last, as it may take minutes: all of it stands in the manifest, too.
             shutil.rmtree(os.path.join(self.path, _TOLD), ignore_errors=True)
 
@@ -305,9 +310,18 @@ class PartsFolder:
         # A worker that is still writing may put a file there meanwhile.
         for _ in range(3):
             shutil.rmtree(path, ignore_errors=True)
-            if not os.path.exists(path):
+            if _has_only_phantoms(path):
                 return
         shutil.rmtree(path)
+
+
+def _has_only_phantoms(path: str) -> bool:
+    """Whether there is nothing in a folder, or what NFS calls files that are gone.
+
+    It keeps them until whoever has them open closes them, and the folder with them.
+    """
+    names = (name for _, _, names in os.walk(path) for name in names)
+    return all(name.startswith(".nfs") for name in names)
 
 
 def arithmetics_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -420,13 +434,3 @@ def _to_part(content: Any) -> Part:
     if not _PART.fullmatch(part.name):
         raise ValueError(f"name: found {part.name!r}")
     return part
-
-
-def _sync(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some file systems sync no folders.
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

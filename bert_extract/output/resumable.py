@@ -19,7 +19,12 @@ from absl import logging
 
 from bert_extract.errors import OutputError, counted
 from bert_extract.output import append_file
-from bert_extract.output.append_file import AppendFile, Buffer, explaining
+from bert_extract.output.append_file import (
+    AppendFile,
+    Buffer,
+    explaining,
+    sync_folder,
+)
 from bert_extract.output.checksum import crc32
 from bert_extract.output.fingerprints import as_read_back, differences
 from bert_extract.output.run_file import (
@@ -56,6 +61,10 @@ class PartialForm:
     text_size: Callable[[int, int, int], int] | None = None
 
 
+# Behind the output's name: what is being written, and what is being made of it.
+_PARTIAL, _CONVERTED = ".partial", ".partial.whole"
+
+
 class PartialWriter:
     """Writes OUTPUT.partial and renames it when it is complete."""
 
@@ -69,8 +78,8 @@ class PartialWriter:
         self.num_copies = 1 if form.convert is None else 2
         self._path = path
         self._form = form
-        self._partial = path + ".partial"
-        self._converted = self._partial + ".whole"
+        self._partial = path + _PARTIAL
+        self._converted = path + _CONVERTED
         self._partial_run_file = self._partial + ".run.json"
         self._run_file = path + ".run.json"
         self._fingerprint = as_read_back(fingerprint)
@@ -326,7 +335,7 @@ class PartialWriter:
     def _finish_run_file(self) -> None:
         append_file.crash_point("rename")
         os.replace(self._partial_run_file, self._run_file)
-        _sync_folder(self._path)
+        sync_folder(os.path.dirname(self._path))
 
     def _finish_converted(self, convert: Callable[[str, str], None]) -> None:
         """Makes the output of the partial file, and takes that away.
@@ -553,13 +562,10 @@ def _checksum(descriptor: int, start: Checkpoint, end: int) -> int | None:
     return crc
 
 
-def _sync_folder(path: str) -> None:
-    """Makes a rename durable."""
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems sync no folders
-            raise
-    finally:
-        os.close(descriptor)
+def num_bytes_written(path: str) -> int:
+    """What an output that is being written has on the disk by now, in all its forms."""
+    total = 0
+    for suffix in (_PARTIAL, _CONVERTED):
+        with contextlib.suppress(OSError):  # not yet, or not any more
+            total += os.path.getsize(path + suffix)
+    return total

@@ -34,6 +34,7 @@ from bert_extract.output.resumable import (
     PartialWriter,
     complete_run,
     left_fingerprint,
+    num_bytes_written,
 )
 from bert_extract.output.streams import StreamWriter, descriptor_of, name_of
 
@@ -272,6 +273,11 @@ def free_bytes(output_file: str) -> int | None:
         return None
     status = os.statvfs(os.path.dirname(path))
     return status.f_bavail * status.f_frsize
+
+
+def num_bytes_on_disk(output_file: str) -> int:
+    """What an output that is being written or made has on the disk by now."""
+    return num_bytes_written(os.path.realpath(output_file))
 
 
 def peak_memory_bytes() -> int:

@@ -260,6 +260,34 @@ def test_a_worker_that_hangs_is_killed_and_its_split_done_elsewhere(
     assert 0 in cluster.killed
 
 
+def test_a_worker_that_hangs_while_it_loads_is_replaced_while_others_work() -> None:
+    def play(worker: int, task: Task) -> Answer:
+        CLOCK[0] += 6.0  # longer than until the next question
+        return done(task)
+
+    cluster = FakeCluster(play, [None])
+    told, failed = run(cluster, num_tasks=12, timeout=10)
+    assert sorted(told.done) == list(range(12))
+    assert failed == []
+    assert told.opened == ["n1", "n2"]
+    assert {worker for worker, _ in cluster.given} == {1, 2}
+
+
+def test_a_worker_that_waits_for_room_is_not_one_that_hangs() -> None:
+    class Full(FakeCluster):
+        def num_done(self, worker: int) -> int:
+            return self._reference(None if worker == 0 else 7)
+
+    def play(worker: int, task: Task) -> Answer:
+        CLOCK[0] += 6.0
+        return done(task)
+
+    cluster = Full(play, [None])
+    told, _ = run(cluster, num_tasks=12, timeout=10)
+    assert sorted(told.done) == list(range(12))
+    assert cluster.num_started == 2
+
+
 def test_a_worker_that_is_slow_is_left_in_peace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

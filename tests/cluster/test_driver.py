@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import bert_extract
 from bert_extract.cluster import driver
 from bert_extract.cluster import worker as worker_module
 from bert_extract.cluster.messages import Answer, Done, Setup, Task
@@ -18,6 +19,7 @@ from bert_extract.jobs import fingerprint_of_arithmetic
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job, Options
 from bert_extract.output.parts import SUCCESS, Part, read_manifest
+from bert_extract.output.writers import Writer
 from bert_extract.progress import Summary
 from bert_extract.text.splits import Split
 from support.job_runs import write_input
@@ -205,6 +207,71 @@ def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
     assert again.num_lines > 0 < again.resumed_lines
     found = [part.arithmetic for part in read_manifest(str(folder))]
     assert found == [found[0]] * len(parts)
+
+
+def test_what_lacks_only_its_end_asks_for_no_worker_and_reads_no_input(
+    tmp_path: Path,
+    options: Options,
+    job: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+    run(options, job)
+    whole = output.read_bytes()
+    output.unlink()
+
+    def stop(folder: str, parts: Sequence[Part], writer: Writer) -> None:
+        writer.suspend()
+        raise BertExtractError("stopped")
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("nobody needs it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "join_parts", stop)
+        with pytest.raises(BertExtractError, match="stop"):
+            run(options, job)
+    assert len(parts_in(folder)) > 3
+    monkeypatch.setattr(driver, "RayCluster", refuse)
+    monkeypatch.setattr(driver, "SplitPlan", refuse)
+    again = run(options, job, resume=True)
+    assert (again.num_lines, again.resumed_lines) == (0, NUM_LINES)
+    assert output.read_bytes() == whole
+    assert not folder.exists()
+
+
+def test_with_same_cpu_a_file_of_several_arithmetics_is_made_anew(
+    tmp_path: Path,
+    options: Options,
+    job: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "out.jsonl.parts"
+    run(options, job, join=False)
+    for part in parts_in(folder)[2:]:
+        part.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "fingerprint_of_arithmetic", other_arithmetic)
+        run(options, job, resume=True)
+    assert not folder.exists()
+    assert run(options, job, resume=True).num_lines == 0
+    again = run(options, job, resume=True, same_cpu=True)
+    assert (again.num_lines, again.resumed_lines) == (NUM_LINES, 0)
+    assert run(options, job, resume=True, same_cpu=True).num_lines == 0
+
+
+def test_the_driver_needs_no_hardware_for_the_precision_of_its_workers(
+    options: Options, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(address: str, *sizes: int) -> None:
+        raise BertExtractError("as far as the cluster")
+
+    monkeypatch.setattr(driver, "RayCluster", told)
+    wanted = dataclasses.replace(options, precision="float16")  # no CPU has it
+    with pytest.raises(BertExtractError, match="as far as the cluster"):
+        bert_extract.run_on_cluster(wanted, Job(**job))
+    with pytest.raises(BertExtractError, match="runner"):
+        bert_extract.run_on_cluster(wanted, Job(**{**job, "runner": "local"}))
 
 
 @pytest.mark.parametrize(("num_copies", "is_told"), [(1, False), (2, True)])

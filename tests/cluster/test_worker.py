@@ -11,10 +11,11 @@ from bert_extract.cluster.messages import Done, Failed, Setup, Task
 from bert_extract.cluster.plan import SplitPlan
 from bert_extract.cluster.worker import PROBE, SplitWorker, check_probe
 from bert_extract.errors import BertExtractError
-from bert_extract.formats import JSONL
+from bert_extract.formats import HDF5, JSONL
 from bert_extract.jobs import ModelFiles, fingerprint_of_job, output_spec, run_job
 from bert_extract.loaded_model import OpenedModel
 from bert_extract.options import Job
+from bert_extract.output import hdf5
 from bert_extract.output.checksum import crc32
 from bert_extract.output.fingerprints import as_read_back
 from bert_extract.output.parts import PartsFolder, part_name, temporary_file
@@ -178,3 +179,34 @@ def test_an_input_of_no_lines_is_a_part_of_none(
     done = SplitWorker(setup_of(model, folder), "n1").compute(task)
     assert isinstance(done, Done)
     assert (done.part.num_lines, done.part.num_bytes) == (0, 0)
+
+
+def test_a_worker_gives_signs_of_life_while_a_file_is_made_of_its_part(
+    tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OpenedModel(options_for(tiny_bert, layers="-1"))
+    folder = PartsFolder(str(tmp_path / "out.h5.parts"))
+    folder.begin("run", {}, {})
+    Path(temporary_file(folder.path, "run", PROBE)).write_text("probe")
+    job = Job(input_file="in.txt", output_file="out.h5", runner="ray")
+    kind = output_spec(model, job, "out.h5")
+    expected = fingerprint_of_job(model, job, ModelFiles(model), InputWatch([]), kind)
+    setup = Setup(
+        model.options, job, as_read_back(expected), folder.path, "run", "probe", 0
+    )
+    worker = SplitWorker(setup, "n1")
+    signs: list[int] = []
+    write = hdf5.write
+
+    def write_and_look(frames_file: str, output_file: str, *rest: Any) -> None:
+        signs.append(worker.num_done)
+        write(frames_file, output_file, *rest)
+        signs.append(worker.num_done)
+
+    monkeypatch.setattr(hdf5, "write", write_and_look)
+    path = write_input(tmp_path / "in.txt", NUM_LINES)
+    (planned,) = SplitPlan([str(path)], 1 << 20)
+    done = worker.compute(Task(0, part_name(0, 0, HDF5), planned))
+    assert isinstance(done, Done)
+    assert signs[1] - signs[0] == done.part.num_bytes
+    folder.close()

@@ -1,5 +1,6 @@
 """A folder of parts: each is whole or not there, and all together are the output."""
 
+import errno
 import json
 import os
 import shutil
@@ -274,6 +275,33 @@ def test_a_worker_of_the_run_before_puts_no_part_where_all_are_discarded(
     monkeypatch.setattr(folder, "_clear_temporary", clear_behind_a_worker)
     assert folder.discard() == 4
     assert names_in(tmp_path / "out.parts") == ["_lock", "_run.json"]
+
+
+def test_what_nfs_keeps_of_files_that_are_gone_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_folder(tmp_path / "out.parts")
+    writing = Path(temporary_file(folder.path, "run", "w-part"))
+    writing.write_text("a worker has it open")
+
+    def remove_as_nfs(path: str, ignore_errors: bool = False) -> None:
+        for number, each in enumerate(sorted(writing.parent.iterdir())):
+            each.rename(each.with_name(f".nfs{number}"))
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "it is in use")
+
+    monkeypatch.setattr(shutil, "rmtree", remove_as_nfs)
+    folder.end_run()
+    assert {each.name[:4] for each in writing.parent.iterdir()} == {".nfs"}
+
+    def fail(path: str, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EBUSY, "it is in use")
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    writing.write_text("not one of those")
+    with pytest.raises(OutputError, match="in use"):
+        folder.end_run()
 
 
 def test_who_dies_while_the_job_ends_loses_nothing(
