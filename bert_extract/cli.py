@@ -1,6 +1,7 @@
 """Flags -> Options and Job -> a run, and what is said of it."""
 
 import dataclasses
+import gc
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -251,6 +252,9 @@ def _run_job(
         from bert_extract.loaded_model import OpenedModel
 
     process.check_not_stopped()
+    # What was imported stays: to look for garbage in all of it, again and again, took a
+    # tenth of a run of short lines.
+    gc.freeze()
     if job.runner == "ray":
         driver.run_job(options, job, summaries, flagfiles)
     else:

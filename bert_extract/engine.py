@@ -68,6 +68,9 @@ _MIN_STRETCH_TOKENS = 4096
 # two stretches; a GPU's batches need them.
 _MAX_STRETCH_TOKENS = 32768
 _MAX_STRETCH_TOKENS_GPU = 65536
+# Numbers of records that are encoded at once, which takes some milliseconds: threads
+# hand on work less often where lines are short and models narrow.
+_ENCODED_AT_ONCE = 1 << 17
 Encoded = TypeVar("Encoded")
 
 
@@ -75,7 +78,9 @@ class _Computed(NamedTuple):
     """What the model gave for one line, or part of a line."""
 
     layers: Layers  # each layer once, float32 [num_tokens, size]
-    num_slots: int  # tokens that were computed for it, padding included
+    # Tokens that were computed for it, padding included; 0 of a line that says what
+    # another one of its batch does.
+    num_slots: int
 
 
 class Engine:
@@ -136,19 +141,26 @@ class Engine:
 
         def encode_group(
             lines: Sequence[Features], outputs: Sequence[_Computed | None]
-        ) -> tuple[Encoded, int]:
+        ) -> tuple[Encoded, int, int]:
             start = time.perf_counter()
             layers = [None if o is None else o.layers for o in outputs]
             encoded = encode(builder.to_parts(lines, layers))
             work.encoded(lines, time.perf_counter() - start)
-            return encoded, sum(o.num_slots for o in outputs if o is not None)
+            num_slots = sum(o.num_slots for o in outputs if o is not None)
+            num_repeated = sum(
+                len(line.input_ids)
+                for line, output in zip(lines, outputs, strict=True)
+                if output is not None and not output.num_slots
+            )
+            return encoded, num_slots, num_repeated
 
-        pipeline: Pipeline[Features, _Computed, tuple[Encoded, int]] = Pipeline(
+        pipeline: Pipeline[Features, _Computed, tuple[Encoded, int, int]] = Pipeline(
             plan=self._plan,
             compute=compute,
             encode=encode_group,
             num_compute_threads=self._num_compute_threads(),
             num_encode_threads=self.model.num_threads if self._is_gpu else 0,
+            weigh=self._weight,
         )
         arrivals = Arrivals(examples, _PATIENCE, _num_chars)
         source = arrivals if may_pause else examples
@@ -156,8 +168,9 @@ class Engine:
         stretches = batching.stretches(features, self._stretch_tokens())
         try:
             for group in pipeline.run(stretches):
-                encoded, num_slots = group.encoded
+                encoded, num_slots, num_repeated = group.encoded
                 summary.num_slots += num_slots
+                summary.num_repeated += num_repeated
                 for line in group.lines:
                     summary.count(line)
                 yield EncodedGroup(group.lines, encoded, group.ends_stretch)
@@ -246,6 +259,13 @@ class Engine:
             least_slots=rule.least,
         )
 
+    def _weight(self, group: Sequence[Features]) -> float:
+        """The share of what is encoded at once that a group is."""
+        plan = self.model.layer_plan
+        num_entries = sum(part.size for part in group)
+        num_numbers = num_entries * len(plan.record_positions) * plan.vector_size
+        return num_numbers / _ENCODED_AT_ONCE
+
     def _max_slots(self, stretch_slots: int) -> int:
         """The most token slots of one batch of a stretch that has so many."""
         options = self.model.options
@@ -264,7 +284,26 @@ class Engine:
     def _compute(
         self, thread_number: int, lines: Sequence[Features]
     ) -> list[_Computed]:
-        """Runs one batch; what it gives for each line are views of its outputs."""
+        """Computes a batch; lines that say the same, as blank ones do, once."""
+        keys = [(x.input_ids.tobytes(), x.token_type_ids.tobytes()) for x in lines]
+        firsts = dict(zip(reversed(keys), reversed(lines), strict=True))
+        if len(firsts) == len(lines):
+            return self._run_model(thread_number, lines)
+        distinct = list(dict.fromkeys(keys))
+        outputs = self._run_model(thread_number, [firsts[key] for key in distinct])
+        computed_for = dict(zip(distinct, outputs, strict=True))
+        computed = []
+        for key in keys:
+            output = computed_for[key]
+            computed.append(output)
+            if output.num_slots:
+                computed_for[key] = output._replace(num_slots=0)
+        return computed
+
+    def _run_model(
+        self, thread_number: int, lines: Sequence[Features]
+    ) -> list[_Computed]:
+        """Runs the model; what it gives for each line are views of its outputs."""
         by_length = [(self._padded_length(lines[0]), lines)]
         if self.model.mixes_lengths:
             groups = itertools.groupby(lines, self._padded_length)

@@ -7,7 +7,8 @@
 
 It knows nothing of BERT and nothing of files. What it bounds: stretches in flight, and
 groups that were encoded but not yet taken; so a slow writer slows the rest, and
-memory never grows with the corpus.
+memory never grows with the corpus. Small groups that are ready are encoded some at a
+time: to hand on work to another thread costs as much as some short lines.
 """
 
 import os
@@ -25,6 +26,10 @@ Encoded = TypeVar("Encoded")
 _MAX_STRETCHES = 2
 # How long the caller waits before it looks again: signals are handled between waits.
 _POLL_SECONDS = 0.2
+
+
+# A run of groups that are encoded at once ends with the one that reaches this weight.
+FULL_RUN = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,28 @@ class _Stretch(Generic[Line, Output, Encoded]):
             for line_index in line_indexes:
                 self.num_missing[self.group_of[line_index]] += 1
         self.next_to_encode = 0
-        self.encoded: dict[int, Encoded] = {}
-        self.failed: dict[int, BaseException] = {}
+        # What became of a run of groups, by the number of its first one.
+        self.encoded: dict[int, list[Encoded | _Failure]] = {}
+
+    def take_run(self, weigh: Callable[[Sequence[Line]], float]) -> range:
+        """The groups that are ready from the next one on, until they weigh enough."""
+        first = end = self.next_to_encode
+        weight = 0.0
+        while (
+            weight < FULL_RUN and end < len(self.groups) and self.num_missing[end] == 0
+        ):
+            group = self.groups[end]
+            weight += weigh(self.lines[group.start : group.stop])
+            end += 1
+        self.next_to_encode = end
+        return range(first, end)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What became of a group that could not be encoded."""
+
+    error: BaseException
 
 
 class Pipeline(Generic[Line, Output, Encoded]):
@@ -75,6 +100,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
         encode: Callable[[Sequence[Line], Sequence[Output | None]], Encoded],
         num_compute_threads: int,
         num_encode_threads: int,
+        weigh: Callable[[Sequence[Line]], float] = lambda lines: FULL_RUN,
     ) -> None:
         """Makes a pipeline; its threads start with `run`.
 
@@ -88,10 +114,12 @@ class Pipeline(Generic[Line, Output, Encoded]):
           num_compute_threads: how many batches are computed at once.
           num_encode_threads: threads that only encode. If there are none, the
             compute threads encode whenever a group is ready.
+          weigh: the share of what may be encoded at once that a group is.
         """
         self._plan = plan
         self._compute = compute
         self._encode = encode
+        self._weigh = weigh
         self._num_compute_threads = num_compute_threads
         self._num_encode_threads = num_encode_threads
         self._max_encoded = 2 * max(num_compute_threads, num_encode_threads)
@@ -99,7 +127,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
         self._changed = threading.Condition()
         # All below is guarded by it.
         self._stretches: deque[_Stretch[Line, Output, Encoded]] = deque()
-        self._num_encoded = 0  # groups that are encoded, or being so, and not taken
+        self._num_encoded = 0  # runs that are encoded, or being so, and not taken
         self._all_read = False
         self._read_error: BaseException | None = None
         self._error: BaseException | None = None
@@ -142,29 +170,38 @@ class Pipeline(Generic[Line, Output, Encoded]):
     def _take(self) -> Iterator[EncodedGroup[Line, Encoded]]:
         """Waits for the groups in order and yields them."""
         while (stretch := self._first_stretch()) is not None:
-            for number, group in enumerate(stretch.groups):
-                with self._changed:
-                    while (
-                        number not in stretch.encoded
-                        and number not in stretch.failed
-                        and self._error is None
-                    ):
-                        self._changed.wait(_POLL_SECONDS)
-                    if number in stretch.failed:
-                        raise stretch.failed[number]
-                    if self._error is not None:
-                        raise self._error
-                    encoded = stretch.encoded.pop(number)
-                    self._num_encoded -= 1
-                    self._changed.notify_all()
-                lines = stretch.lines[group.start : group.stop]
-                ends_stretch = number == len(stretch.groups) - 1
-                yield EncodedGroup(lines, encoded, ends_stretch)
+            number, num_groups = 0, len(stretch.groups)
+            while number < num_groups:
+                results = self._take_run(stretch, number)
+                while results:
+                    encoded = results.pop()
+                    if isinstance(encoded, _Failure):
+                        raise encoded.error
+                    group = stretch.groups[number]
+                    number += 1
+                    lines = stretch.lines[group.start : group.stop]
+                    yield EncodedGroup(lines, encoded, number == num_groups)
+                    del encoded
             with self._changed:
                 self._stretches.popleft()
                 self._changed.notify_all()
         if self._read_error is not None:
             raise self._read_error
+
+    def _take_run(
+        self, stretch: _Stretch[Line, Output, Encoded], first: int
+    ) -> list[Encoded | _Failure]:
+        """Waits for the run that begins with a group; gives it from its end on."""
+        with self._changed:
+            while first not in stretch.encoded and self._error is None:
+                self._changed.wait(_POLL_SECONDS)
+            if first not in stretch.encoded:
+                assert self._error is not None
+                raise self._error
+            results = stretch.encoded.pop(first)
+            self._num_encoded -= 1
+            self._changed.notify_all()
+        return results[::-1]
 
     def _first_stretch(self) -> _Stretch[Line, Output, Encoded] | None:
         with self._changed:
@@ -216,10 +253,9 @@ class Pipeline(Generic[Line, Output, Encoded]):
             while not self._stopped and self._error is None:
                 for stretch in self._stretches:
                     if can_encode and self._may_encode(stretch):
-                        group_number = stretch.next_to_encode
-                        stretch.next_to_encode += 1
+                        run = stretch.take_run(self._weigh)
                         self._num_encoded += 1
-                        return lambda: self._encode_group(stretch, group_number)
+                        return lambda: self._encode_run(stretch, run)
                     if can_compute and stretch.batches:
                         line_indexes = stretch.batches.popleft()
                         return lambda: self._run_batch(
@@ -256,20 +292,18 @@ class Pipeline(Generic[Line, Output, Encoded]):
                 stretch.num_missing[stretch.group_of[line_index]] -= 1
             self._changed.notify_all()
 
-    def _encode_group(
-        self, stretch: _Stretch[Line, Output, Encoded], group_number: int
-    ) -> None:
-        group = stretch.groups[group_number]
-        lines = stretch.lines[group.start : group.stop]
-        try:
-            encoded = self._encode(lines, stretch.outputs[group.start : group.stop])
-        except BaseException as error:  # raised again when the group's turn comes
-            with self._changed:
-                stretch.failed[group_number] = error
-                self._changed.notify_all()
-            return
-        with self._changed:
+    def _encode_run(self, stretch: _Stretch[Line, Output, Encoded], run: range) -> None:
+        results: list[Encoded | _Failure] = []
+        for number in run:
+            group = stretch.groups[number]
+            lines = stretch.lines[group.start : group.stop]
+            outputs = stretch.outputs[group.start : group.stop]
+            try:
+                results.append(self._encode(lines, outputs))
+            except BaseException as error:  # raised again when the group's turn comes
+                results.append(_Failure(error))
             for line_index in group:
                 stretch.outputs[line_index] = None  # the vectors may go now
-            stretch.encoded[group_number] = encoded
+        with self._changed:
+            stretch.encoded[run.start] = results
             self._changed.notify_all()

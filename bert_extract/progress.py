@@ -73,6 +73,8 @@ class Summary:
     # counts once for each part of its words that needs it: they come 1,024 at a time.
     num_tokens: int = 0
     num_slots: int = 0  # tokens that were computed, padding included
+    # Tokens of lines that were not computed, as one beside them said the same.
+    num_repeated: int = 0
     num_truncated: int = 0  # lines of which wordpieces were left out
     num_truncated_pairs: int = 0  # of these, pairs: no window slides over them
     num_windowed: int = 0  # lines that took more than one window
@@ -117,7 +119,8 @@ class Summary:
     @property
     def padding(self) -> float:
         """The share of what was computed that was padding."""
-        return 1.0 - self.num_tokens / self.num_slots if self.num_slots else 0.0
+        num_computed = self.num_tokens - self.num_repeated
+        return 1.0 - num_computed / self.num_slots if self.num_slots else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for `--summary_file`."""

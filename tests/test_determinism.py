@@ -133,6 +133,10 @@ def vectors(
     ]
 
 
+def _random_line(rng: random.Random, num_tokens: int) -> str:
+    return " ".join(f"w{rng.randrange(196)}" for _ in range(num_tokens - 2))
+
+
 def check_rows(model_dir: Path, lengths: Iterable[int], max_seq_length: int) -> None:
     """Lines of one length get the same bits in batches of every number of lines."""
     extractor = FeatureExtractor(
@@ -140,16 +144,14 @@ def check_rows(model_dir: Path, lengths: Iterable[int], max_seq_length: int) -> 
     )
     rng = random.Random(0)
     for length in lengths:
-        lines = [
-            " ".join(f"w{rng.randrange(196)}" for _ in range(length - 2))
-            for _ in range(9)
-        ]
+        lines = [_random_line(rng, length) for _ in range(9)]
         expected = vectors(extractor, lines)
         for num_lines in (1, 2, 3, 5, 8):
             assert vectors(extractor, lines[:num_lines]) == expected[:num_lines], length
             assert vectors(extractor, lines[-num_lines:]) == expected[-num_lines:]
-        many = vectors(extractor, lines * max(1, 512 // (9 * length)))
-        assert many == expected * (len(many) // 9)
+        # Others, as lines that say the same are computed once.
+        others = [_random_line(rng, length) for _ in range(512 // length)]
+        assert vectors(extractor, [*others, *lines])[len(others) :] == expected
 
 
 SIZES = {128: 2, 256: 4, 512: 8, 768: 12}  # hidden_size: num_attention_heads
@@ -173,12 +175,11 @@ def test_full_batches_have_the_bits_of_small_ones(tmp_path: Path) -> None:
         options_for(model_dir, layers="0", max_seq_length=128, num_threads=1)
     )
     rng = random.Random(0)
-    lines = [
-        " ".join(f"w{rng.randrange(196)}" for _ in range(num)) for num in (5, 11, 20)
-    ]
-    expected = vectors(extractor, lines)
-    many = vectors(extractor, lines * 600)  # a stretch fills batches of each length
-    assert many == expected * 600
+    # A stretch fills batches of each length.
+    lines = [_random_line(rng, num) for _ in range(600) for num in (7, 13, 22)]
+    expected = vectors(extractor, lines[:3]) + vectors(extractor, lines[-30:])
+    many = vectors(extractor, lines)
+    assert many[:3] + many[-30:] == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bert_extract.model.devices import Device
 from bert_extract.model.layer_plan import LayerPlan
 from bert_extract.output.record import RecordPart
 from bert_extract.progress import Summary
-from bert_extract.text.examples import Example
+from bert_extract.text.examples import Example, parse_line
 from support.running import options_for, write_random_model
 
 
@@ -48,7 +48,28 @@ def test_counts_go_up_as_groups_are_given(tiny: Engine) -> None:
     # Every other text_b is empty: no pair, as the original counts.
     assert counts == [(8, 4, False), (16, 8, False), (20, 10, True)]
     assert summary.num_tokens == 10 * 4 + 10 * 7
-    assert summary.num_slots >= summary.num_tokens
+    assert summary.num_repeated == 9 * 4 + 9 * 7
+    assert summary.num_slots >= 4 + 7
+
+
+def test_lines_that_say_the_same_are_computed_once(tiny: Engine) -> None:
+    """A line's vectors depend on the line alone."""
+    lines = ["the river", "", "the bank", "", "the river", "", "the river ||| bank"]
+    alone = [run(tiny, [line], Summary())[0] for line in lines]
+    summary = Summary()
+    examples = [parse_line(line, number) for number, line in enumerate(lines)]
+    groups = tiny.run(examples, records_of, summary)
+    together = [record for group in groups for record in group.encoded]
+    assert [record.linex_index for record in together] == [*range(7)]
+    for one, other in zip(together[:-1], alone, strict=False):
+        assert one == replace(other, linex_index=one.linex_index)
+    # [CLS] [SEP] twice more, and [CLS] the river [SEP] once; a pair is another text.
+    assert summary.num_repeated == 2 * 2 + 4
+    assert summary.num_tokens == 3 * 2 + 3 * 4 + 6
+    rows = tiny.model.arithmetic.rows_for(32)
+    slots = [rows.num_rows(num_tokens) for num_tokens in (2, 2 * 4, 6)]
+    assert summary.num_slots == sum(slots)
+    assert summary.padding == pytest.approx(1 - 16 / sum(slots))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bert_extract.pipeline import EncodedGroup, Pipeline
+from bert_extract.pipeline import FULL_RUN, EncodedGroup, Pipeline
 
 # Far longer than anything here takes: a deadlock must fail, not hang.
 PATIENCE = 20.0
@@ -39,6 +39,7 @@ def make_pipeline(
     encode: Callable[..., Any] = pair_up,
     num_compute_threads: int = 2,
     num_encode_threads: int = 0,
+    weigh: Callable[[Sequence[int]], float] = lambda group: FULL_RUN,
 ) -> Pipeline[int, int, Any]:
     return Pipeline(
         plan=plan,
@@ -46,6 +47,7 @@ def make_pipeline(
         encode=encode,
         num_compute_threads=num_compute_threads,
         num_encode_threads=num_encode_threads,
+        weigh=weigh,
     )
 
 
@@ -75,11 +77,17 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.mark.parametrize("num_compute_threads", [1, 2, 7])
 @pytest.mark.parametrize("num_encode_threads", [0, 1, 3])
 @pytest.mark.parametrize("stretch_size", [1, 4, 10, 64])
+@pytest.mark.parametrize("weight", [FULL_RUN, 0.4 * FULL_RUN, 0.0])
 def test_groups_come_in_order_with_their_own_outputs(
-    num_compute_threads: int, num_encode_threads: int, stretch_size: int
+    num_compute_threads: int,
+    num_encode_threads: int,
+    stretch_size: int,
+    weight: float,
 ) -> None:
     pipeline = make_pipeline(
-        num_compute_threads=num_compute_threads, num_encode_threads=num_encode_threads
+        num_compute_threads=num_compute_threads,
+        num_encode_threads=num_encode_threads,
+        weigh=lambda group: weight,
     )
     groups = list(pipeline.run(stretches_of(stretch_size)))
     lines = [line for group in groups for line in group.lines]
@@ -228,6 +236,52 @@ def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
     with pytest.raises(Broken, match="plan"):
         seen.extend(line for group in groups for line in group.lines)
     assert seen == [*range(8)]
+
+
+def test_light_groups_that_are_ready_are_encoded_by_one_thread_in_one_go() -> None:
+    threads: list[str] = []
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return list(outputs)
+
+    pipeline = make_pipeline(
+        # One batch: all of the stretch is ready at once.
+        plan=lambda stretch: [[*range(len(stretch))]],
+        encode=encode,
+        num_encode_threads=2,
+        weigh=lambda group: len(group) / 20,
+    )
+    groups = list(pipeline.run(stretches_of(40, num_stretches=1)))
+    assert [group.lines[0] for group in groups] == [*range(0, 40, 4)]
+    # Five groups of four lines are a run.
+    assert len({*threads[:5]}) == len({*threads[5:]}) == 1
+
+
+def test_a_group_that_fails_stops_no_other_of_its_run() -> None:
+    """A later one may wait for what it hands on, so each has its turn."""
+    begun: list[int] = []
+
+    def encode(lines: Sequence[int], outputs: Sequence[int]) -> list[int]:
+        begun.append(lines[0])
+        if lines[0] == 8:
+            raise Broken("line 8")
+        return list(outputs)
+
+    pipeline = make_pipeline(
+        plan=lambda stretch: [[*range(len(stretch))]],
+        encode=encode,
+        weigh=lambda group: 0.0,
+    )
+    seen: list[int] = []
+    with pytest.raises(Broken, match="line 8"):
+        seen.extend(
+            line
+            for group in pipeline.run(stretches_of(20, num_stretches=1))
+            for line in group.lines
+        )
+    assert seen == [*range(8)]
+    assert begun == [0, 4, 8, 12, 16]
 
 
 @pytest.mark.parametrize("num_encode_threads", [0, 2])

@@ -134,6 +134,8 @@ def test_the_first_run_installs_and_the_second_does_not(clone: Path) -> None:
         *("venv", "pip", "pip", "pip", "ruff", "ruff", "mypy", "pytest"),
     ]
     assert f"-e {clone}[dev]\n" in log.read_text()
+    all_tests = "-m pytest --numprocesses=2 --dist=worksteal\n"
+    assert log.read_text().endswith(all_tests)
     log.unlink()
     assert run_script(clone, "check", "-m", "slow", "-q").returncode == 0
     assert log.read_text() == (
@@ -191,15 +193,16 @@ def test_check_stops_at_the_first_failure(clone: Path) -> None:
     assert "mypy" not in log.read_text()
 
 
-def test_ci_runs_all_tests_but_a_real_clusters(clone: Path) -> None:
+def test_ci_runs_all_tests_and_those_of_a_cluster_alone(clone: Path) -> None:
     log = clone / "log"
     write_python(clone / "bin" / "python3", (3, 12), log)
     shutil.copytree(REPOSITORY / ".ci", clone / ".ci")
     run_script(clone, "../.ci/run")
-    assert log.read_text().endswith("-m pytest -m not cluster\n")
-
-
-# --------------------------------------------------------------------- sample data
+    tests = [line for line in log.read_text().splitlines() if "-m pytest" in line]
+    assert tests == [
+        "-m pytest --numprocesses=2 --dist=worksteal -m not cluster",
+        "-m pytest -m cluster",
+    ]
 
 
 def test_sample_data_is_what_a_float64_bert_says(tiny_bert: Path) -> None:

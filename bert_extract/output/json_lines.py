@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import itertools
 import json
+import operator
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,18 +25,25 @@ _SPARE_BYTES = 64
 
 _FLOAT32 = np.dtype(np.float32)
 
+# Records of at most so many values, which take 50 us, are written under Python's lock:
+# who lets go of it waits for up to 5 ms until another thread gives it back.
+_VALUES_UNDER_LOCK = 1 << 14
+
 # Wordpieces have at most 200 characters; longer tokens come once and are not kept.
 _MAX_CACHED_TOKEN_LENGTH = 200
 
 
-def _load_kernel() -> ctypes.CDLL | None:
-    """Loads the compiled kernel; None where it was not built."""
+def _load_kernel(loader: type[ctypes.CDLL]) -> ctypes.CDLL | None:
+    """Loads the compiled kernel; None where it was not built.
+
+    Args:
+      loader: CDLL, which releases Python's lock in a call, or PyDLL, which does not.
+    """
     spec = importlib.util.find_spec("bert_extract.output._json_kernel")
     if spec is None or spec.origin is None:
         return None
     try:
-        # Not `import`: it is no Python module. CDLL releases the lock in a call.
-        kernel = ctypes.CDLL(spec.origin)
+        kernel = loader(spec.origin)  # not `import`: it is no Python module
     except OSError:  # built for another machine
         return None
     kernel.bert_extract_write_record.restype = ctypes.c_int64
@@ -54,7 +62,7 @@ def _load_kernel() -> ctypes.CDLL | None:
     return kernel
 
 
-_KERNEL = _load_kernel()
+_KERNEL, _KERNEL_UNDER_LOCK = _load_kernel(ctypes.CDLL), _load_kernel(ctypes.PyDLL)
 
 # The best of its forms that the C kernel may take.
 _FORMS = {"scalar": 0, "avx2": 1, "compiled": 2}
@@ -92,6 +100,26 @@ class JsonFormatter:
         self._layer_blob = b"".join(self._layer_pieces)
         self._layer_ends = ends_of(self._layer_pieces)
         self._layer_ends_address = self._layer_ends.buffer_info()[0]
+
+    def format_all(
+        self, parts: Sequence[RecordPart]
+    ) -> list[bytes | bytearray | memoryview]:
+        """Writes consecutive parts as `format` does; what is repeated is copied.
+
+        Lines that say the same, as blank ones do, have the same arrays for vectors.
+        Args and Raises are those of `format`.
+        """
+        lines: list[bytes | bytearray | memoryview] = []
+        before: RecordPart | None = None
+        for part in parts:
+            if before is not None and _is_repeated(part, before):
+                start = len(_record_start(before.record.linex_index))
+                own_start = _record_start(part.record.linex_index)
+                lines.append(b"".join((own_start, lines[-1][start:])))
+            else:
+                lines.append(self.format(part))
+            before = part
+        return lines
 
     def format(self, part: RecordPart) -> memoryview:
         """Writes one record, or a part of one, as ASCII.
@@ -145,6 +173,7 @@ class JsonFormatter:
     ) -> memoryview | None:
         """Gives the line, or None if a value is not finite or is 1e9 or more."""
         assert _KERNEL is not None
+        assert _KERNEL_UNDER_LOCK is not None
         token_blob = b"".join(token_pieces)
         token_ends = ends_of(token_pieces)
         pointers = array("Q", map(address_of, layers))
@@ -159,7 +188,9 @@ class JsonFormatter:
             + _SPARE_BYTES,
             dtype=np.uint8,
         )
-        num_bytes: int = _KERNEL.bert_extract_write_record(
+        is_small = num_values <= _VALUES_UNDER_LOCK
+        kernel = _KERNEL_UNDER_LOCK if is_small else _KERNEL
+        num_bytes: int = kernel.bert_extract_write_record(
             pointers.buffer_info()[0],
             num_tokens,
             len(layers),
@@ -216,6 +247,25 @@ def layer_pieces(layer_names: tuple[int | str, ...]) -> list[bytes]:
     return [piece.encode("ascii") for piece in pieces]
 
 
+def _record_start(linex_index: int) -> bytes:
+    """Gives what stands before a record's entries."""
+    return b'{"linex_index": %d, "features": [' % linex_index
+
+
+def _is_repeated(part: RecordPart, before: RecordPart) -> bool:
+    """Whether two whole records differ in nothing but their number."""
+    one, other = part.record, before.record
+    return (
+        one.tokens == other.tokens
+        and all(map(operator.is_, one.layers, other.layers))
+        and (part.is_first and part.is_last and before.is_first and before.is_last)
+        and (one.texts is None and one.offsets is None)
+        and (other.texts is None and other.offsets is None)
+        and one.indexes == other.indexes
+        and len(one.layers) == len(other.layers)
+    )
+
+
 def _start_piece(token: str) -> bytes:
     """Gives what stands before the layers of an entry without text and offset."""
     return f'{{"token": {json.dumps(token)}, "layers": ['.encode("ascii")
@@ -235,7 +285,7 @@ def _token_pieces(part: RecordPart) -> list[bytes]:
     record = part.record
     start = b""
     if part.is_first:
-        start = f'{{"linex_index": {record.linex_index}, "features": ['.encode("ascii")
+        start = _record_start(record.linex_index)
     end = b"]}\n" if part.is_last else b""
     if not record.tokens:
         return [start + end]

@@ -53,6 +53,9 @@ class RecordBuilder:
         self._wordpieces = wordpieces
         self._layer_names = tuple(layer_names)
         self._layer_positions = tuple(layer_positions)
+        # Each layer that is computed is some layer of the record.
+        num_computed = 1 + max(layer_positions, default=-1)
+        self._takes_all = self._layer_positions == tuple(range(num_computed))
         self._size = size
         self._pooling = sentence_pooling
         # "[MEAN]", the token of a sentence
@@ -92,30 +95,27 @@ class RecordBuilder:
             layers = (nothing,) * (max(self._layer_positions, default=-1) + 1)
         texts = None
         match part.entries:
-            case TakenTokens(start, end):
-                wordpieces, ids = self._wordpieces, features.input_ids[start:end]
-                tokens = tuple(wordpieces[i] for i in ids.tolist())
-                layers = tuple(layer[start:end] for layer in layers)
+            case TakenTokens() as taken:
+                ids = features.input_ids
+                if taken.num_entries < len(ids):
+                    own = slice(taken.start, taken.end)
+                    ids = ids[own]
+                    layers = tuple(layer[own] for layer in layers)
+                tokens = tuple(map(self._wordpieces.__getitem__, ids.tolist()))
             case Words() as words:
                 tokens, texts = words.tokens, words.texts
                 layers = self._word_layers(features, words, layers)
             case Sentence() as sentence:
                 tokens = self._sentence if sentence.is_complete else ()
                 layers = self._sentence_layers(features, sentence, layers)
+        if not self._takes_all:
+            layers = tuple(layers[position] for position in self._layer_positions)
+        offsets = None if part.offsets is None else _spans(part.offsets)
         record = Record(
-            linex_index=features.unique_id,
-            tokens=tokens,
-            indexes=self._layer_names,
-            layers=tuple(layers[position] for position in self._layer_positions),
-            texts=texts,
-            offsets=None if part.offsets is None else _spans(part.offsets),
+            features.unique_id, tokens, self._layer_names, layers, texts, offsets
         )
         return RecordPart(
-            record,
-            line=features.line,
-            position=part.position,
-            is_first=part.is_first,
-            is_last=part.is_last,
+            record, features.line, part.position, part.is_first, part.is_last
         )
 
     def _word_layers(self, features: Features, words: Words, layers: Layers) -> Layers:

@@ -73,7 +73,7 @@ def encoder_for(kind: OutputSpec) -> tuple[Encoder, str]:
     formatter = JsonFormatter(kind.records.layer_names)
 
     def to_jsonl(parts: Sequence[RecordPart]) -> list[Buffer]:
-        return [formatter.format(part) for part in parts]
+        return formatter.format_all(parts)
 
     if kind.format is JSONL:
         return to_jsonl, formatter.kernel

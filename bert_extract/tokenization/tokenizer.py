@@ -6,6 +6,7 @@ texts into wordpieces in one call.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +66,7 @@ class Tokenizer:
           of one array.
         """
         cut = self._cut(texts)
-        return [cut.ids[own] for own in cut.slices]
+        return [cut.ids[start:end] for start, end in pairwise(cut.bounds)]
 
     def tokenize_aligned(self, texts: Sequence[str]) -> list[Wordpieces]:
         """Cuts many texts in one call, and says where in them the wordpieces stand.
@@ -82,7 +83,8 @@ class Tokenizer:
         starts, ends = self._positions(cut, texts)
         aligned = []
         offset = 0
-        for text, own in zip(texts, cut.slices, strict=True):
+        for text, bounds in zip(texts, pairwise(cut.bounds), strict=True):
+            own = slice(*bounds)
             aligned.append(
                 Wordpieces(cut.ids[own], starts[own] - offset, ends[own] - offset)
             )
@@ -118,9 +120,7 @@ class Tokenizer:
             words += basic_tokens(text, self.do_lower_case)
             ends.append(len(words))
         ids, row_splits = self._wordpiece_ids(words)
-        bounds = row_splits[ends].tolist()
-        slices = [slice(bounds[i], bounds[i + 1]) for i in range(len(texts))]
-        return _Cut(words, ids, row_splits, slices)
+        return _Cut(words, ids, row_splits, row_splits[ends].tolist())
 
     def _positions(
         self, cut: "_Cut", texts: Sequence[str]
@@ -206,7 +206,7 @@ class _Cut(NamedTuple):
     words: list[str]  # as normalised
     ids: NDArray[np.int32]  # [num_wordpieces]
     row_splits: NDArray[np.int64]  # [num_words + 1], where the wordpieces of each start
-    slices: list[slice]  # one a text, into ids
+    bounds: list[int]  # [num_texts + 1], where the wordpieces of each text start
 
 
 def _replace(words: list[str], is_unknown: Callable[[str], object]) -> list[str]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from bert_extract.errors import OptionsError
 from bert_extract.inputs.features import (
     Features,
     beginning,
+    lay_out,
+    lay_out_singles,
     to_features,
     truncated_pair_lengths,
 )
@@ -149,6 +152,25 @@ def test_examples_keep_their_order_and_ids(tokenizer: Tokenizer) -> None:
         "[CLS] d [SEP] e f [SEP]",
     ]
     assert to_features([], tokenizer, 16) == []
+
+
+@pytest.mark.parametrize("max_seq_length", [2, 3, 5, 64])
+def test_single_texts_are_laid_out_together_as_each_alone(
+    tokenizer: Tokenizer, max_seq_length: int
+) -> None:
+    texts = ["a b c d e f", "", "a", "\u200b", "a b c", "", "f e d", "zz"]
+    ids = tokenizer.tokenize(texts)
+    numbers = [3, 1, 4, 15, 9, 2, 6, 5]
+    together = lay_out_singles(numbers, ids, tokenizer.vocab, max_seq_length)
+    for number, own, found in zip(numbers, ids, together, strict=True):
+        alone = lay_out(number, own, own[:0], tokenizer.vocab, max_seq_length)
+        assert found.input_ids.tolist() == alone.input_ids.tolist()
+        assert found.token_type_ids.tolist() == alone.token_type_ids.tolist()
+        assert found.input_ids.dtype == found.token_type_ids.dtype == np.int32
+        assert replace(found, input_ids=own, token_type_ids=own) == replace(
+            alone, input_ids=own, token_type_ids=own
+        )
+    assert lay_out_singles([], [], tokenizer.vocab, max_seq_length) == []
 
 
 @pytest.mark.parametrize("max_seq_length", [1, 0, -5])

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from bert_extract.errors import InputError, NotFiniteError
 from bert_extract.output.json_lines import JsonFormatter, to_record
 from bert_extract.output.reading import read_features
 from bert_extract.output.record import Record, RecordPart
-from support.nasty_records import NASTY_TOKENS, annotated, parts_of
+from support.nasty_records import NASTY_TOKENS, annotated, make_record, parts_of
 
 Float32 = NDArray[np.float32]
 
-KERNEL = bert_extract.output.json_lines._load_kernel()
+KERNEL = bert_extract.output.json_lines._KERNEL
 needs_kernel = pytest.mark.skipif(KERNEL is None, reason="the C kernel was not built")
 needs_avx2 = pytest.mark.skipif(
     KERNEL is None or KERNEL.bert_extract_json_form(1) != 1,
@@ -93,6 +94,55 @@ def with_neighbours(values: list[float]) -> Float32:
         )
     around = around[np.isfinite(around)]
     return np.concatenate([around, -around])
+
+
+# --- repeated lines -------------------------------------------------------------
+
+
+@each_kernel
+def test_what_is_repeated_has_the_bytes_that_it_has_alone(kernel: str) -> None:
+    names = (-1, "embeddings")
+    one, other = make_record(7, 5), make_record(8, 5)
+    tokens = ("other", *one.tokens[1:])
+    records = [
+        one,
+        replace(one, linex_index=123),
+        replace(one, linex_index=8, tokens=tokens),  # the arrays are the same
+        replace(other, tokens=tokens),
+        replace(one, layers=(one.layers[0], other.layers[1])),
+        annotated(one),
+        replace(annotated(one), linex_index=9),
+        one,
+        replace(one, linex_index=0),
+        make_record(4, 0),
+        make_record(5, 0),
+    ]
+    parts = [RecordPart(record) for record in records]
+    parts += [
+        RecordPart(one, is_last=False),
+        RecordPart(one, is_first=False, position=5),
+        RecordPart(replace(one, linex_index=99)),
+    ]
+    formatter = JsonFormatter(names, kernel=kernel)
+    alone = [bytes(formatter.format(part)) for part in parts]
+    assert [bytes(line) for line in formatter.format_all(parts)] == alone
+    assert formatter.format_all([]) == []
+
+
+def test_what_is_repeated_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = JsonFormatter((-1, "embeddings"))
+    formatted: list[int] = []
+    format_one = formatter.format
+
+    def count(part: RecordPart) -> memoryview:
+        formatted.append(part.record.linex_index)
+        return format_one(part)
+
+    monkeypatch.setattr(formatter, "format", count)
+    record = make_record(3, 2)
+    same = [RecordPart(replace(record, linex_index=number)) for number in range(5)]
+    formatter.format_all([*same, RecordPart(make_record(6, 2)), *same])
+    assert formatted == [0, 6, 0]
 
 
 # --- values ---------------------------------------------------------------------
