@@ -3,6 +3,7 @@
     benchmark_peers.py serve SETTING      a worker, see benchmark_worker.py
     benchmark_peers.py weights ...        a Hugging Face directory with a model
     benchmark_peers.py onnx ...           that model for ONNX Runtime and OpenVINO
+    benchmark_peers.py int8 ...           the same in int8
     benchmark_peers.py count ...          the real tokens of a text
     benchmark_peers.py picture ...        a benchmark's result as a picture
 
@@ -44,6 +45,7 @@ from benchmark_worker import (
 
 STRETCH_LINES = 1024  # sorted by length together
 MAX_STRETCHES_AHEAD = 2  # computed before the oldest is written
+NUM_CALIBRATION_LINES = 300  # from which NNCF takes the ranges of activations
 
 # What a contender is made of: the versions that the table names.
 PACKAGES = {
@@ -246,7 +248,8 @@ def _load_torch(setting: Setting, files: ModelFiles) -> list[Encode]:
                 attention_mask=torch.from_numpy(attention_mask) if needs_mask else None,
                 output_hidden_states=True,
             ).hidden_states
-            return tuple(hidden_states[index].float().numpy() for index in LAYERS)
+            layers = LAYERS[: model.config.num_hidden_layers]
+            return tuple(hidden_states[index].float().numpy() for index in layers)
 
     # The model holds nothing of a call: all threads share one.
     return [lambda *batch: encode(*batch) for _ in range(setting.num_encoders)]
@@ -258,16 +261,17 @@ def _load_onnxruntime(setting: Setting, files: ModelFiles) -> list[Encode]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.num_threads
     options.inter_op_num_threads = 1
-    if setting.variant == "not fused":
+    onnx_file = files.onnx_fused_file
+    if setting.precision == "int8":
+        onnx_file = files.onnx_int8_file
+    elif setting.variant == "not fused":
         onnx_file = files.onnx_file
-    else:
-        onnx_file = files.onnx_fused_file
 
     def make() -> Encode:
         session = onnxruntime.InferenceSession(
             onnx_file, options, providers=["CPUExecutionProvider"]
         )
-        names = [f"layer_{index}" for index in LAYERS]
+        names = [output.name for output in session.get_outputs()]
 
         def encode(
             input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
@@ -286,19 +290,21 @@ def _load_openvino(setting: Setting, files: ModelFiles) -> list[Encode]:
     core = openvino.Core()
     num_streams = setting.num_encoders if setting.num_threads == 1 else 1
     is_latency = setting.variant == "latency"
+    is_int8 = setting.precision == "int8"
     compiled = core.compile_model(
-        files.onnx_file,
+        files.openvino_int8_file if is_int8 else files.onnx_file,
         "CPU",
         {
             "PERFORMANCE_HINT": "LATENCY" if is_latency else "THROUGHPUT",
             "NUM_STREAMS": num_streams,
             "INFERENCE_NUM_THREADS": num_streams * setting.num_threads,
-            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[
-                setting.precision
-            ],
+            # Of int8 it is what the rest is computed in.
+            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16"}.get(
+                setting.precision, "f32"
+            ),
         },
     )
-    ports = [compiled.output(f"layer_{index}") for index in LAYERS]
+    ports = list(compiled.outputs)  # in the order of LAYERS
 
     def make() -> Encode:
         request = compiled.create_infer_request()
@@ -385,7 +391,8 @@ def write_huggingface_dir(weights: str, directory: str, seed: str) -> None:
     """Writes a model with everything that Hugging Face keeps beside it.
 
     Args:
-      weights: "minilm", real ones, or "base", random ones of BERT-Base's shape.
+      weights: "minilm", real ones; or random ones of a shape, "base", BERT-Base's, or
+        "tiny", BERT-Tiny's.
       directory: made here.
       seed: of the random weights, a whole number.
     """
@@ -402,7 +409,14 @@ def write_huggingface_dir(weights: str, directory: str, seed: str) -> None:
         model = BertModel.from_pretrained(minilm_dir, hidden_act="gelu_new")
     else:
         torch.manual_seed(int(seed))
-        model = BertModel(BertConfig(hidden_act="gelu_new"))
+        tiny = {
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 512,
+        }
+        sizes = tiny if weights == "tiny" else {}
+        model = BertModel(BertConfig(hidden_act="gelu_new", **sizes))
     model.save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copyfile(minilm_dir / name, Path(directory) / name)
@@ -418,6 +432,7 @@ def write_onnx(huggingface_dir: str, onnx_file: str, onnx_fused_file: str) -> No
     model = BertModel.from_pretrained(
         huggingface_dir, add_pooling_layer=False, attn_implementation="eager"
     ).eval()
+    layer_indexes = LAYERS[: model.config.num_hidden_layers]
 
     class Layers(torch.nn.Module):
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
@@ -426,13 +441,13 @@ def write_onnx(huggingface_dir: str, onnx_file: str, onnx_fused_file: str) -> No
                 attention_mask=attention_mask,
                 output_hidden_states=True,
             ).hidden_states
-            return tuple(hidden_states[index] for index in LAYERS)
+            return tuple(hidden_states[index] for index in layer_indexes)
 
     input_ids = torch.full((3, 16), model.config.vocab_size // 2)
     attention_mask = torch.ones_like(input_ids)
     attention_mask[0, 10:] = 0
     inputs = ["input_ids", "attention_mask"]
-    outputs = [f"layer_{index}" for index in LAYERS]
+    outputs = [f"layer_{index}" for index in layer_indexes]
     layers = Layers()
     layers.model = model
     with torch.inference_mode():
@@ -454,6 +469,50 @@ def write_onnx(huggingface_dir: str, onnx_file: str, onnx_fused_file: str) -> No
         opt_level=0,
     )
     fused.save_model_to_file(onnx_fused_file)
+
+
+def write_int8(contender: str, files_json: str, text_file: str) -> None:
+    """Quantizes the model, each in the way that its makers recommend for BERT.
+
+    Args:
+      contender: "onnxruntime", whose ranges of activations are found batch by batch; or
+        "openvino", whose come from some lines beforehand.
+      files_json: `ModelFiles`.
+      text_file: the lines.
+    """
+    files = ModelFiles(**json.loads(files_json))
+    if contender == "onnxruntime":
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(
+            files.onnx_fused_file,
+            files.onnx_int8_file,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            # The fused operations are ONNX Runtime's own, whose types nobody infers.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        return
+    import nncf
+    import openvino
+
+    tokenizer = _load_tokenizer(files)
+    texts = Path(text_file).read_text("utf-8").split("\n")[:-1]
+    inputs = [
+        {
+            "input_ids": np.array([encoding.ids]),
+            "attention_mask": np.ones((1, len(encoding)), np.int64),
+        }
+        for encoding in tokenizer.encode_batch_fast(texts[:NUM_CALIBRATION_LINES])
+    ]
+    model = nncf.quantize(
+        openvino.Core().read_model(files.onnx_file),
+        nncf.Dataset(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(inputs),
+    )
+    openvino.save_model(model, files.openvino_int8_file, compress_to_fp16=False)
 
 
 def count_tokens(files: str, text_file: str) -> None:
@@ -502,6 +561,7 @@ if __name__ == "__main__":
         "serve": lambda _: serve(load),
         "weights": write_huggingface_dir,
         "onnx": write_onnx,
+        "int8": write_int8,
         "count": count_tokens,
         "picture": draw_picture,
     }

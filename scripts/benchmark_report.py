@@ -26,6 +26,8 @@ class Row:
     runs: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     difference: float | None = None  # to the reference, greatest or 1 - cosine
+    # Of the last layer's vectors with the reference's: mean and least.
+    cosines: tuple[float, float] | None = None
     losers: list[dict[str, Any]] = field(default_factory=list)  # settings and rates
     failure: str = ""
 
@@ -38,7 +40,7 @@ class Row:
 class Measurements:
     """All that was measured, and on what."""
 
-    weights: str  # "minilm" or "base"
+    weights: str  # "minilm", "base" or "tiny"
     config: dict[str, Any]  # the model's sizes
     text: str  # where the text is from
     num_lines: int
@@ -65,7 +67,8 @@ def to_result(measured: Measurements) -> dict[str, Any]:
     model = f"{config['num_hidden_layers']} layers of {config['hidden_size']}"
     return {
         "title": f"{measured.weights} ({model}), {measured.num_lines:,} lines, "
-        f"{measured.num_tokens:,} tokens, {len(LAYERS)} layers to JSONL\n"
+        f"{measured.num_tokens:,} tokens, "
+        f"{min(len(LAYERS), config['num_hidden_layers'])} layers to JSONL\n"
         f"{described['cpu']}, {measured.num_threads} cores",
         "weights": measured.weights,
         "text": measured.text,
@@ -142,6 +145,7 @@ def _to_entry(
         and {precision: rate / median for precision, rate in ours.items()},
         "ceiling_share": median and ceiling and median / ceiling["tokens_per_second"],
         "difference": row.difference,
+        "cosines": row.cosines,
         "versions": row.versions,
         "other_settings": row.losers,
         "failure": row.failure,
@@ -258,6 +262,9 @@ def _row_lines(row: dict[str, Any]) -> list[str]:
         f"{rates['max']:8,.0f}   {columns} {share:>10}",
         f"    {row['setting']['label']}; {', '.join(versions)}",
     ]
+    if row["precision"] != "float32" and row["cosines"]:
+        mean, least = row["cosines"]
+        lines[-1] += f"; last layer's cosine to float32 {mean:.5f}, least {least:.5f}"
     for other in row["other_settings"]:
         title = f"    instead: {other['setting']}"
         if "failure" in other:

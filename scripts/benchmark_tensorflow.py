@@ -62,11 +62,12 @@ def load(setting: Setting, files: ModelFiles) -> tuple[Commands, dict[str, str]]
 
 
 def _load_ours(setting: Setting, files: ModelFiles) -> Commands:
+    layers = LAYERS[: _config_of(files.tf1_dir)["num_hidden_layers"]]
     extractor = FeatureExtractor(
         vocab_file=f"{files.tf1_dir}/vocab.txt",
         bert_config_file=f"{files.tf1_dir}/bert_config.json",
         init_checkpoint=f"{files.tf1_dir}/bert_model.ckpt",
-        layers=",".join(map(str, LAYERS)),
+        layers=",".join(map(str, layers)),
         max_seq_length=MAX_SEQ_LENGTH,
         batch_size=BATCH_SIZE,
         precision=setting.precision,
@@ -208,15 +209,22 @@ def _original_line(number: int, tokens: Sequence[str], layers: Sequence[Any]) ->
     for place, token in enumerate(tokens):
         all_layers = [
             {"index": index, "values": [round(float(x), 6) for x in layer[place].flat]}
-            for index, layer in zip(LAYERS, layers, strict=True)
+            for index, layer in zip(LAYERS, layers, strict=False)
         ]
         all_features.append({"token": token, "layers": all_layers})
     return json.dumps({"linex_index": number, "features": all_features})
 
 
+def _config_of(tf1_dir: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(
+        Path(tf1_dir, "bert_config.json").read_text("utf-8")
+    )
+    return config
+
+
 def original_encoder(tf1_dir: str) -> Callable[..., list[Any]]:
     """The original's graph, op for op: B batch, S seq, H hidden_size, N heads."""
-    config = json.loads(Path(tf1_dir, "bert_config.json").read_text("utf-8"))
+    config = _config_of(tf1_dir)
     reader = tf.train.load_checkpoint(f"{tf1_dir}/bert_model.ckpt")
     variables = {
         name: tf.Variable(reader.get_tensor(name), trainable=False)
@@ -270,7 +278,7 @@ def original_encoder(tf1_dir: str) -> Callable[..., list[Any]]:
             x = layer_norm(dense(wide, f"{scope}/output/dense") + x, f"{scope}/output")
             shape = [-1, MAX_SEQ_LENGTH, hidden_size]
             all_encoder_layers.append(tf.reshape(x, shape))
-        return [all_encoder_layers[index] for index in LAYERS]
+        return all_encoder_layers[: -len(LAYERS) - 1 : -1]  # as LAYERS has them
 
     signature = [tf.TensorSpec([None, MAX_SEQ_LENGTH], tf.int32)] * 3
     traced: Callable[..., list[Any]] = tf.function(

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 MAX_SEQ_LENGTH = 128
 BATCH_SIZE = 32
-LAYERS = (-1, -2, -3, -4)
+LAYERS = (-1, -2, -3, -4)  # those of them that the model has
 
 # Which shape is fastest depends on the caches: the ceiling is the best of them.
 MATMUL_SHAPES = ((1024, 768, 768), (1024, 768, 3072), (1024, 3072, 768), (2048,) * 3)
@@ -37,7 +37,7 @@ class Setting:
     """One way to set up one contender."""
 
     contender: str  # "openvino": what --contenders chooses
-    precision: str  # "float32" or "bfloat16"
+    precision: str  # "float32", "bfloat16" or "int8"
     label: str  # what the table calls this setting
     num_encoders: int = 1  # batches that are computed at once
     num_threads: int = 1  # threads that compute one batch; 0: the library's default
@@ -60,6 +60,8 @@ class ModelFiles:
     tf1_dir: str  # bert_config.json, bert_model.ckpt.*, vocab.txt
     onnx_file: str
     onnx_fused_file: str  # after ONNX Runtime's own optimizer
+    onnx_int8_file: str  # after its dynamic quantization
+    openvino_int8_file: str  # after NNCF's, calibrated with lines of the text
 
 
 class WorkerError(Exception):

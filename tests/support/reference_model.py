@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+# [T, num_inputs], [num_inputs, num_outputs], the kernel's name -> [T, num_outputs]
+Product = Callable[[Array, Array, str], Array]
 LAYER_NORM_EPS = 1e-12
 
 
@@ -48,9 +50,14 @@ def run_bert(
     input_ids: Sequence[int],
     token_type_ids: Sequence[int],
     hidden_act: str | None = None,
+    product: Product = lambda x, kernel, name: x @ kernel,
 ) -> ReferenceOutput:
-    """The embeddings and all encoder layers; `hidden_act` overrides the config's."""
-    model = _Model(weights, config, hidden_act or config["hidden_act"])
+    """The embeddings and all encoder layers.
+
+    `hidden_act` overrides the config's, and `product` the way in which a dense layer
+    multiplies its input by the kernel of a name.
+    """
+    model = _Model(weights, config, hidden_act or config["hidden_act"], product)
     embeddings = model.embed(input_ids, token_type_ids)
     layers = []
     hidden = embeddings
@@ -74,8 +81,10 @@ class _Model:
         weights: Mapping[str, NDArray[Any]],
         config: Mapping[str, Any],
         hidden_act: str,
+        product: Product,
     ) -> None:
         self.weights = weights
+        self.product = product
         self.num_heads: int = config["num_attention_heads"]
         self.activation = ACTIVATIONS[hidden_act]
 
@@ -83,7 +92,9 @@ class _Model:
         return np.asarray(self.weights[name], np.float64)
 
     def dense(self, x: Array, name: str) -> Array:
-        return x @ self.variable(f"{name}/kernel") + self.variable(f"{name}/bias")
+        kernel = f"{name}/kernel"
+        product = self.product(x, self.variable(kernel), kernel)
+        return product + self.variable(f"{name}/bias")
 
     def layer_norm(self, x: Array, name: str) -> Array:
         centred = x - x.mean(axis=-1, keepdims=True)
