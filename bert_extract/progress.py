@@ -118,9 +118,9 @@ class Summary:
 
     @property
     def padding(self) -> float:
-        """The share of what was computed that was padding."""
-        num_computed = self.num_tokens - self.num_repeated
-        return 1.0 - num_computed / self.num_slots if self.num_slots else 0.0
+        """The share of padding in what was computed, or was there already."""
+        num_slots = self.num_slots + self.num_repeated
+        return 1.0 - self.num_tokens / num_slots if num_slots else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for `--summary_file`."""

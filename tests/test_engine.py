@@ -69,7 +69,7 @@ def test_lines_that_say_the_same_are_computed_once(tiny: Engine) -> None:
     rows = tiny.model.arithmetic.rows_for(32)
     slots = [rows.num_rows(num_tokens) for num_tokens in (2, 2 * 4, 6)]
     assert summary.num_slots == sum(slots)
-    assert summary.padding == pytest.approx(1 - 16 / sum(slots))
+    assert summary.padding == pytest.approx(1 - 24 / (sum(slots) + 8))
 
 
 @pytest.mark.parametrize(
