@@ -221,8 +221,8 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     "content",
     [
         b"plain text\n",
-        gzip.compress(b"a\n" * 1000)[:-9],
-        gzip.compress(b"a\nb\n")[:-8] + b"12345678",
+        gzip.compress(b"a\n" * 1000, mtime=0)[:-9],
+        gzip.compress(b"a\nb\n", mtime=0)[:-8] + b"12345678",
     ],
     ids=["not gzip", "cut off", "wrong checksum"],
 )
@@ -305,7 +305,11 @@ def test_zstandard_needs_its_package(
 @pytest.mark.parametrize(
     ("content", "found", "way_out"),
     [
-        (gzip.compress(b"the\n"), "a gzip file", "gzip -dc FILE | bert-extract"),
+        (
+            gzip.compress(b"the\n", mtime=0),
+            "a gzip file",
+            "gzip -dc FILE | bert-extract",
+        ),
         (zstandard_frames(b"the\n"), "a Zstandard file", "or call it FILE.zst"),
         (bz2.compress(b"the\n"), "a bzip2 file", "bzip2 -dc FILE | bert-extract"),
         (bz2.compress(b""), "a bzip2 file", "bzip2 -dc FILE"),
