@@ -432,7 +432,9 @@ class Benchmark:
         self._workers: list[tuple[Row, Worker]] = []  # in the rounds
         self._ceilings: list[tuple[str, str, Worker]] = []  # precision, library
         self._reference: list[dict[str, Any]] | None = None  # lines of an output
-        self._int8_failures = quantize(files, texts, arguments.contenders, peers)
+        self._int8_failures: dict[str, str] = {}
+        if "int8" in arguments.precisions:
+            self._int8_failures = quantize(files, texts, arguments.contenders, peers)
         config_file = Path(files.huggingface_dir, "config.json")
         counts = json.loads(peers.do("count", json.dumps(asdict(files)), texts.whole))
         self.measured = Measurements(
@@ -619,12 +621,14 @@ def compare(
     """
     import numpy as np
 
+    if len(expected) != len(found):
+        return float("inf"), (-1.0, -1.0)
     greatest, cosines = 0.0, []
-    for one, other in zip(expected, found, strict=False):
+    for one, other in zip(expected, found, strict=True):
         tokens = [
             [entry["token"] for entry in line["features"]] for line in (one, other)
         ]
-        if tokens[0] != tokens[1] or len(expected) != len(found):
+        if tokens[0] != tokens[1]:
             return float("inf"), (-1.0, -1.0)
         for left, right in zip(one["features"], other["features"], strict=True):
             # sentence-transformers gives the last layer only, which comes first.

@@ -205,6 +205,9 @@ def test_ci_runs_all_tests_and_those_of_a_cluster_alone(clone: Path) -> None:
     ]
 
 
+# --------------------------------------------------------------------- sample data
+
+
 def test_sample_data_is_what_a_float64_bert_says(tiny_bert: Path) -> None:
     weights = read_tf1_checkpoint(tiny_bert / "bert_model.ckpt")
     config = json.loads((tiny_bert / "bert_config.json").read_text())

@@ -196,8 +196,6 @@ class Dispatcher:
                 return
             place.worker = self._cluster.start_worker()
             place.reference = self._cluster.open(place.worker, self._setup)
-            place.last_sign = math.inf
-            place.num_done, place.asked = -1, None
             num_idle += 1
 
     def _hand_out(self) -> None:
@@ -386,6 +384,7 @@ class Dispatcher:
         if place.worker is not None:
             self._cluster.kill(place.worker)
         place.worker = place.opened = place.reference = place.asked = None
+        place.num_done, place.last_sign = -1, math.inf
 
 
 def _node_of(place: _Place) -> str:

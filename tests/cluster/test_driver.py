@@ -185,28 +185,32 @@ def test_the_manifest_tells_of_the_part_that_came_last(
     assert found[1].arithmetic["arithmetic"] == "another"
 
 
-def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
-    tmp_path: Path,
-    options: Options,
-    job: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = tmp_path / "out.jsonl.parts"
+def run_with_two_arithmetics(
+    options: Options, job: dict[str, Any], folder: Path, **flags: Any
+) -> int:
+    """Has two parts made with one and the others with another; says how many."""
     run(options, job, join=False)
     parts = parts_in(folder)
     for part in parts[2:]:
         part.unlink()
-
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_module, "fingerprint_of_arithmetic", other_arithmetic)
-        run(options, job, join=False, resume=True)
+        run(options, job, resume=True, **flags)
+    return len(parts)
+
+
+def test_with_same_cpu_parts_of_another_arithmetic_are_made_anew(
+    tmp_path: Path, options: Options, job: dict[str, Any]
+) -> None:
+    folder = tmp_path / "out.jsonl.parts"
+    num_parts = run_with_two_arithmetics(options, job, folder, join=False)
     assert read_manifest(str(folder))[2].arithmetic != (
         read_manifest(str(folder))[0].arithmetic
     )
     again = run(options, job, join=False, resume=True, same_cpu=True)
     assert again.num_lines > 0 < again.resumed_lines
     found = [part.arithmetic for part in read_manifest(str(folder))]
-    assert found == [found[0]] * len(parts)
+    assert found == [found[0]] * num_parts
 
 
 def test_what_lacks_only_its_end_asks_for_no_worker_and_reads_no_input(
@@ -241,18 +245,10 @@ def test_what_lacks_only_its_end_asks_for_no_worker_and_reads_no_input(
 
 
 def test_with_same_cpu_a_file_of_several_arithmetics_is_made_anew(
-    tmp_path: Path,
-    options: Options,
-    job: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, options: Options, job: dict[str, Any]
 ) -> None:
     folder = tmp_path / "out.jsonl.parts"
-    run(options, job, join=False)
-    for part in parts_in(folder)[2:]:
-        part.unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "fingerprint_of_arithmetic", other_arithmetic)
-        run(options, job, resume=True)
+    run_with_two_arithmetics(options, job, folder)
     assert not folder.exists()
     assert run(options, job, resume=True).num_lines == 0
     again = run(options, job, resume=True, same_cpu=True)
