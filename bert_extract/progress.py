@@ -49,6 +49,7 @@ _ADDED_UP = (
     "num_pairs",
     "num_tokens",
     "num_slots",
+    "num_repeated",
     "num_truncated",
     "num_truncated_pairs",
     "num_windowed",

@@ -1,6 +1,7 @@
 """What a person is told: the counts, the log lines, the summary file."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import io
 import json
@@ -134,6 +135,21 @@ def test_several_outputs_have_one_summary(log: LogLines) -> None:
         "WARNING: lines longer than --max_seq_length, which were truncated: 1",
     ]
     assert summaries[0].num_lines == 5
+
+
+def test_the_summary_of_several_outputs_adds_up_every_number() -> None:
+    """The threads of a run are no sum, nor is what a failed one left."""
+    names = [
+        field.name
+        for field in dataclasses.fields(Summary)
+        if field.type in ("int", "float")
+        and field.name not in ("num_threads", "peak_memory_bytes", "resumable_lines")
+    ]
+    one = Summary("a", **{name: number for number, name in enumerate(names)})
+    whole = total("out", [one, one])
+    assert [getattr(whole, name) for name in names] == [
+        2 * number for number in range(len(names))
+    ]
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_the_model_of_a_screen() -> None:
     screen.write(b"\rv")  # a full line is not left before the next character
     screen.write(b"abc12\r ")
     assert screen.lines == ["█b", "vabc", " 2"]
+    assert screen.last_line == "vabc 2"
 
 
 class Terminal(io.StringIO):
@@ -169,7 +170,7 @@ def test_nobody_is_shown_a_bar_who_wants_errors_only(
 # ------------------------------------------------------------- the real command
 
 # Some seconds' work for the tiny BERT.
-NUM_LINES = 15_000
+NUM_LINES = 30_000
 # All that may stand in the last line, whatever comes between.
 BAR = re.compile(
     r"( {0,2}\d+% \|[ ▏▎▍▌▋▊▉█]+\| )?(file \d of \d, )?"
@@ -215,7 +216,7 @@ def test_log_lines_and_one_bar_for_all_files(tmp_path: Path, tiny_bert: Path) ->
     left = "".join(session.lines).replace(" ", "")
     assert not re.search("[▏▎▍▌▋▊▉█|]", left)
     assert left.count("notUTF-8") == 2
-    assert left.count(f"{tmp_path}/out:3of5outputs:15,000lines") == 1
+    assert left.count(f"{tmp_path}/out:3of5outputs:30,000lines") == 1
     assert sum(line.startswith("bert-extract: ") for line in session.lines) <= 8
 
 
@@ -225,7 +226,7 @@ def test_nothing_is_left_of_the_bar_when_it_is_stopped(
     session = watch_command(
         flags_for(
             tiny_bert,
-            input_file=write_input(tmp_path / "in.txt", 8 * NUM_LINES),
+            input_file=write_input(tmp_path / "in.txt", 4 * NUM_LINES),
             output_file=tmp_path / "out.h5",
         ),
         num_columns=200,

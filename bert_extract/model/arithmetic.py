@@ -45,7 +45,9 @@ _INSTRUCTION_SETS = (
     ("AVX512_CORE_AMX", {"amx_tile", "amx_int8", "amx_bf16"}),
     ("AVX512_CORE_AMX_FP16", {"amx_fp16"}),
 )
-_AVX512 = ("AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16")
+_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16")
+_AMX = ("AVX512_CORE_AMX",)
+_AVX512 = ("AVX512_CORE", "AVX512_CORE_VNNI", *_BF16)
 # Sets beside that line; as caps of oneDNN's they stand for the one below.
 _SIDE_SETS = {
     "AVX2_VNNI": "AVX2",
@@ -116,11 +118,17 @@ class _Kind:
 _KINDS = (
     # Bad: 1; where inputs and outputs are 1,024 or more all counts up to 100, which
     # add in another order. Softmax: all the same. Seen on AMD family 25 model 17 (Zen
-    # 4) and family 26 (Zen 5), as they are and capped at AVX512_CORE.
+    # 4) and family 26 (Zen 5), as they are and capped at AVX512_CORE, and on Intel
+    # family 6 model 207 (Emerald Rapids), capped.
     _Kind(True, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
     # The same in bfloat16, where the CPU multiplies it.
+    _Kind(True, _BF16, (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True),
+    # The same in float32. AMX's tiles multiply bfloat16. Bad: 1, whatever the width;
+    # but where the system does not give out the tiles, what is above computes. Seen on
+    # Intel family 6 model 207, 275 row counts up to 4,200.
     _Kind(
-        True, ("AVX512_CORE_BF16",), (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True
+        *(True, _AMX, (FLOAT32, BFLOAT16), RowRule(1, 2), RowRule(1, 128), True),
+        most_rows=4200,
     ),
     # Eigen's blocks around oneDNN's product, as on Zen 2 and 3 and Intel before
     # Skylake-X. Bad: rows at the end of a block of the kernel, so most counts that
@@ -130,12 +138,12 @@ _KINDS = (
     _Kind(False, ("AVX2",), (FLOAT32,), RowRule(12, 12), RowRule(12, 12), False, False),
     # The same blocks around AVX-512's product. Bad: 1. Softmax as above.
     # Seen on AMD family 25 model 17, capped at AVX512_CORE and not capped.
-    _Kind(False, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 2), False),
+    _Kind(False, (*_AVX512, *_AMX), (FLOAT32,), RowRule(1, 2), RowRule(1, 2), False),
 )
 # Not in the table: oneDNN at AVX2 (bad: up to 828 rows at every multiple), which
 # `choose_kernels` avoids; Eigen at AVX (single counts up to 1,164, whatever the
-# multiple); AMX, arm64 and GPUs, which were not seen. Nobody knows what a machine asks
-# that is in no row; this satisfies each of them.
+# multiple); arm64, GPUs and what comes after AMX, which were not seen. Nobody knows
+# what a machine asks that is in no row; this satisfies each of them.
 _UNKNOWN_ROWS = RowRule(48, 144)
 
 

@@ -34,6 +34,7 @@ ICE_LAKE = SKYLAKE_X | {"avx512_vnni"}
 ZEN_4 = ICE_LAKE | {"avx512_bf16"}
 ALDER_LAKE = ZEN_3 | {"avx_vnni"}
 SAPPHIRE_RAPIDS = ZEN_4 | {"avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"}
+GRANITE_RAPIDS = SAPPHIRE_RAPIDS | {"amx_fp16"}
 
 ONEDNN_OFF = {"TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -105,6 +106,9 @@ def test_bfloat16_is_for_cpus_that_have_it_and_may_use_it(
         (ZEN_4, True, FLOAT32, RowRule(1, 2), RowRule(1, 128), True),
         (ZEN_4, True, BFLOAT16, RowRule(1, 2), RowRule(1, 128), True),
         (SKYLAKE_X, True, FLOAT32, RowRule(1, 2), RowRule(1, 128), True),
+        (SAPPHIRE_RAPIDS, True, FLOAT32, RowRule(1, 2), RowRule(1, 128), True),
+        (SAPPHIRE_RAPIDS, True, BFLOAT16, RowRule(1, 2), RowRule(1, 128), True),
+        (SAPPHIRE_RAPIDS, False, FLOAT32, RowRule(1, 2), RowRule(1, 2), False),
         (SKYLAKE_X, False, FLOAT32, RowRule(1, 2), RowRule(1, 2), False),
         (ZEN_3, False, FLOAT32, RowRule(12, 12), RowRule(12, 12), False),
     ],
@@ -132,7 +136,7 @@ def test_the_table(
     [
         (ZEN_3, True, FLOAT32),
         ({"sse4_1", "avx"}, False, FLOAT32),
-        (SAPPHIRE_RAPIDS, True, BFLOAT16),
+        (GRANITE_RAPIDS, True, BFLOAT16),
         (ZEN_4, False, BFLOAT16),
         ({"asimd", "bf16"}, True, FLOAT32),
     ],
@@ -307,6 +311,13 @@ KINDS = {
         "Eigen, AVX2",
         "Intel AVX2",
         "avx2",
+    ),
+    "AVX-512 with bfloat16": Kind(
+        {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+        "oneDNN, AVX512_CORE_BF16",
+        "Intel AVX-512 with Intel DL Boost and bfloat16 support",
+        "avx512_bf16",
+        (FLOAT32, BFLOAT16),
     ),
     "AVX-512": Kind(
         {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},

@@ -32,6 +32,7 @@ class Screen:
         self._num_columns = num_columns
         self._rows: list[list[str]] = [[]]
         self._column = 0
+        self._first_row = 0  # of what was written since the last "\n"
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     @property
@@ -39,12 +40,18 @@ class Screen:
         """All of it, what was scrolled away too."""
         return ["".join(row).rstrip() for row in self._rows]
 
+    @property
+    def last_line(self) -> str:
+        """What was written since the last "\\n", in however many rows it stands."""
+        return "".join(self.lines[self._first_row :])
+
     def write(self, output: bytes) -> None:
         """Shows what a process wrote."""
         for character in self._decoder.decode(output):
             if character == "\r":
                 self._column = 0
             elif character == "\n":
+                self._first_row = len(self._rows)
                 self._rows.append([])
             else:
                 assert character.isprintable(), f"not modelled: {character!r}"
@@ -104,7 +111,7 @@ def watch_command(
     try:
         while output := _read(master, start + TIMEOUT):
             screen.write(output)
-            line = screen.lines[-1]
+            line = screen.last_line
             if line and (not bars or line != bars[-1][1]):
                 bars.append((time.monotonic() - start, line))
             if press_when is not None and press_when(line):
