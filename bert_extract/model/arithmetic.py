@@ -92,6 +92,10 @@ class Arithmetic:
     has_gelu_in_product: bool = True
     # Up to how many rows a product was looked at.
     most_rows: int = 1200
+    # Whether weights are laid out for the kernels once, see `onednn.packed_dense`.
+    packs_weights: bool = False
+    # Whether LayerNorm is one operation, see `onednn.layer_norm`.
+    has_layer_norm: bool = False
 
     def rows_for(self, hidden_size: int) -> RowRule:
         """The rule for a model of that size."""
@@ -110,6 +114,7 @@ class _Kind:
     has_steady_softmax: bool
     has_gelu_in_product: bool = True
     most_rows: int = 1200
+    packs_weights: bool = False
 
 
 # TensorFlow 2.21 on x86-64, one thread an operation. Every row count from 1 to 60 and
@@ -123,12 +128,19 @@ _KINDS = (
     _Kind(True, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
     # The same in bfloat16, where the CPU multiplies it.
     _Kind(True, _BF16, (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True),
-    # The same in float32. AMX's tiles multiply bfloat16. Bad: 1, whatever the width;
-    # but where the system does not give out the tiles, what is above computes. Seen on
-    # Intel family 6 model 207, 275 row counts up to 4,200.
+    # The same. Seen on Intel family 6 model 207, 275 row counts up to 4,200.
     _Kind(
-        *(True, _AMX, (FLOAT32, BFLOAT16), RowRule(1, 2), RowRule(1, 128), True),
+        *(True, _AMX, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
         most_rows=4200,
+    ),
+    # AMX's tiles. Bad: none of the 275 with weights that are packed once, else 1; but
+    # where the system does not give the tiles out, what is above computes. Packing
+    # takes longer than such a product: a layer with unpacked weights took 1.5 to 2
+    # times as long. Without tiles it gains 0 to 4 %, in float32 it loses 7 %.
+    _Kind(
+        *(True, _AMX, (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True),
+        most_rows=4200,
+        packs_weights=True,
     ),
     # Eigen's blocks around oneDNN's product, as on Zen 2 and 3 and Intel before
     # Skylake-X. Bad: rows at the end of a block of the kernel, so most counts that
@@ -177,6 +189,8 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
         return Arithmetic(device_kind, RowRule(1, 2), RowRule(1, 2), True, False)
     import tensorflow as tf
 
+    from bert_extract.model import onednn
+
     has_onednn, name = _has_onednn(), instruction_set()
     kernels = f"{'oneDNN' if has_onednn else 'Eigen'}, {name}"
     # As `devices` sets it, unless TensorFlow had begun before. Eigen divides a product
@@ -196,6 +210,8 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
                 is_alone,
                 kind.has_gelu_in_product,
                 kind.most_rows,
+                kind.packs_weights and onednn.has_packed_dense(),
+                onednn.has_layer_norm(),
             )
     return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
 

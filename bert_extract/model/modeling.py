@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from bert_extract.model import onednn
 from bert_extract.model.arithmetic import Arithmetic, RowRule
 from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig
 from bert_extract.options import EMBEDDINGS, POOLER
@@ -146,6 +147,9 @@ class BertModel(tf.Module):
         self._config = config
         self._layer_names = tuple(layer_names)
         self._activation = _activation_for(config, arithmetic)
+        self._layer_norm = (
+            onednn.layer_norm if arithmetic.has_layer_norm else _layer_norm
+        )
         self._embeddings = _take_embeddings(weights)
         self._layers = [
             _take_layer(weights, number, compute_dtype)
@@ -163,12 +167,15 @@ class BertModel(tf.Module):
         self._dropout = dropout
         self._rows = arithmetic.rows_for(config.hidden_size)
         # Traced once and called for each layer: tracing 12 layers took 0.4 s, this
-        # takes 0.07 s. The weights are arguments, so one trace serves all.
-        self._encoder_layer = tf.function(self._layer_step, autograph=False)
+        # takes 0.07 s. The weights are arguments, so one trace serves all; but an
+        # operation that packs its weights keeps the first ones that it sees.
+        self._encoder_layer = self._layer_step
+        if not arithmetic.packs_weights:
+            self._encoder_layer = tf.function(self._layer_step, autograph=False)
         # Left a function in the graph, too: TensorFlow takes seconds to optimize twelve
         # loops, and a tenth of it for one.
-        self._packed_layer = tf.function(
-            self._layer_step,
+        self._packed_attention = tf.function(
+            self._attend_packed,
             autograph=False,
             experimental_attributes={"_noinline": True},
         )
@@ -236,7 +243,7 @@ class BertModel(tf.Module):
         hidden = _pad_rows(hidden, self._rows)
         outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: hidden[:num_rows]}
         for number, layer in enumerate(self._layers):
-            hidden = self._packed_layer(layer, hidden, adder, shapes)
+            hidden = self._encoder_layer(layer, hidden, adder, shapes)
             outputs[number] = hidden[:num_rows]
         if self._pooler is not None:
             first_rows = tf.where(tf.equal(positions, 0))[:, 0]
@@ -265,9 +272,9 @@ class BertModel(tf.Module):
         words = tf.gather(tables.word, input_ids)
         token_types = tf.gather(tables.token_type, token_type_ids)
         hidden = words + token_types + positions
-        hidden = _layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
-        hidden = self._dropout.hidden(hidden)
-        return tf.reshape(hidden, [-1, self._config.hidden_size])
+        hidden = tf.reshape(hidden, [-1, self._config.hidden_size])
+        hidden = self._layer_norm(hidden, tables.norm, self._config.layer_norm_eps)
+        return self._dropout.hidden(hidden)
 
     def _layer_step(
         self,
@@ -285,21 +292,34 @@ class BertModel(tf.Module):
           shapes: int32 [num_batches, 2], see `compute_packed`.
         """
         epsilon = self._config.layer_norm_eps
-        query = _dense(hidden, layer.query)
-        key = _dense(hidden, layer.key)
-        value = _dense(hidden, layer.value)
+        query = self._dense(hidden, layer.query)
+        key = self._dense(hidden, layer.key)
+        value = self._dense(hidden, layer.value)
         if shapes is None:
             context = self._attend(query, key, value, adder)
         else:
-            context = self._attend_packed(query, key, value, adder, shapes)
+            context = self._packed_attention(query, key, value, adder, shapes)
         context = _pad_rows(context, self._rows)
-        attention = self._dropout.hidden(_dense(context, layer.attention_output))
+        attention = self._dropout.hidden(self._dense(context, layer.attention_output))
         attention = tf.cast(attention, tf.float32) + hidden
-        attention = _layer_norm(attention, layer.attention_norm, epsilon)
-        intermediate = self._activation(_dense(attention, layer.intermediate))
-        output = self._dropout.hidden(_dense(intermediate, layer.output))
+        attention = self._layer_norm(attention, layer.attention_norm, epsilon)
+        intermediate = self._intermediate(attention, layer.intermediate)
+        output = self._dropout.hidden(self._dense(intermediate, layer.output))
         output = tf.cast(output, tf.float32) + attention
-        return _layer_norm(output, layer.output_norm, epsilon)
+        return self._layer_norm(output, layer.output_norm, epsilon)
+
+    def _dense(self, x: tf.Tensor, dense: _Dense) -> tf.Tensor:
+        """[R, num_inputs] -> [R, num_outputs], of the compute dtype."""
+        if self._arithmetic.packs_weights:
+            return onednn.packed_dense(x, dense.kernel, dense.bias)
+        return _dense(x, dense)
+
+    def _intermediate(self, x: tf.Tensor, dense: _Dense) -> tf.Tensor:
+        """The same, and the activation."""
+        hidden_act = self._config.hidden_act
+        if self._arithmetic.packs_weights and hidden_act in onednn.ACTIVATIONS:
+            return onednn.packed_dense(x, dense.kernel, dense.bias, hidden_act)
+        return self._activation(self._dense(x, dense))
 
     def _attend(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, adder: tf.Tensor
