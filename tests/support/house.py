@@ -33,6 +33,7 @@ ORDER = (
     # model
     "model.config",
     "model.layer_plan",
+    "model.onednn",
     "model.arithmetic",
     "model.modeling",
     "model.self_check",
@@ -138,6 +139,7 @@ UPPER_WING = "cluster"
 
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITH_TENSORFLOW = (
+    "model.onednn",
     "model.modeling",
     "model.self_check",
     "model.devices",
