@@ -40,10 +40,6 @@ _CODES = {Dialect.GOOGLE: "Google's", Dialect.HUGGING_FACE: "Hugging Face's"}
 # lengths -> what it gives: the layers that the plan says.
 Graph = Callable[..., Sequence[tf.Tensor]]
 
-# From this width on a batch may have lines of several lengths. A narrower model would
-# lose more by a loop over them than it does by the few rows of a small batch.
-_MIXED_HIDDEN_SIZE = 768
-
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -178,11 +174,7 @@ class OpenedModel:
         All of a model's batches are computed by the same graph, and where nobody knows
         how the kernels add, by the one that the check of the machine looks at.
         """
-        return (
-            self.config.hidden_size >= _MIXED_HIDDEN_SIZE
-            and self.devices[0].kind == "CPU"
-            and self.arithmetic.is_known
-        )
+        return self.devices[0].kind == "CPU" and self.arithmetic.is_known
 
     def _make_graph(self, loaded: LoadedWeights, device: Device) -> Graph:
         """Traces the model for one device; its weights go there."""
