@@ -370,8 +370,9 @@ def cpu_slots(hidden_size: int, kernels: Arithmetic) -> int:
       kernels: those that compute; of more rows than were looked at, nobody knows
         whether each has the same bits.
     """
-    is_larger = hidden_size <= _NARROW and kernels.most_rows >= _NARROW_CPU_SLOTS
-    return _NARROW_CPU_SLOTS if is_larger else _CPU_SLOTS
+    most_rows = kernels.most_rows_for(hidden_size)
+    is_larger = hidden_size <= _NARROW and most_rows >= _NARROW_CPU_SLOTS
+    return _NARROW_CPU_SLOTS if is_larger else min(_CPU_SLOTS, most_rows)
 
 
 def stretch_tokens(plan: LayerPlan, is_gpu: bool) -> int:

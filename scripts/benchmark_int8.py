@@ -9,6 +9,7 @@ milliseconds. What int8 costs in accuracy is `try_int8.py`'s question.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,6 @@ from bert_extract.model import arithmetic
 arithmetic.choose_kernels()  # before TensorFlow is imported
 
 import tensorflow as tf  # noqa: E402
-from tensorflow.core.framework import attr_value_pb2  # noqa: E402
 
 from bert_extract.model import onednn  # noqa: E402
 from bert_extract.model.devices import set_up_tensorflow  # noqa: E402
@@ -41,43 +41,28 @@ def quantized_product(
       bias: is added.
       ranges: float32 [n], the kernel's.
     """
-
-    def types(*dtypes: tf.DType) -> attr_value_pb2.AttrValue:
-        numbers = [dtype.as_datatype_enum for dtype in dtypes]
-        return attr_value_pb2.AttrValue(
-            list=attr_value_pb2.AttrValue.ListValue(type=numbers)
-        )
-
-    def a_type(dtype: tf.DType) -> attr_value_pb2.AttrValue:
-        return attr_value_pb2.AttrValue(type=dtype.as_datatype_enum)
-
-    yes = attr_value_pb2.AttrValue(b=True)
-    scaled = attr_value_pb2.AttrValue(s=b"SCALED")
-    fused = attr_value_pb2.AttrValue.ListValue(s=[b"BiasAdd", b"Dequantize"])
-    operation = tf.compat.v1.get_default_graph().create_op(
+    return onednn.operation(
         "_QuantizedMatMul",
         [
             *(rows, kernel, bias, tf.constant(-_STEPS), tf.constant(_STEPS)),
             *(-ranges, ranges),
         ],
-        [tf.float32],
-        attrs={
-            "Tdevice_inputs": types(tf.qint8, tf.qint8, tf.float32),
-            "Thost_inputs": types(*[tf.float32] * 4),
-            "Tdevice_outputs": types(tf.float32),
-            "Thost_outputs": types(),
-            "T1": a_type(tf.qint8),
-            "T2": a_type(tf.qint8),
-            **{name: a_type(tf.float32) for name in ("Tbias", "U", "Tout")},
-            "is_weight_const": yes,
-            "is_bias_const": yes,
-            "fused_ops": attr_value_pb2.AttrValue(list=fused),
-            "input_quant_mode": scaled,
-            "output_quant_mode": scaled,
-        },
-        name="product",
+        tf.float32,
+        Tdevice_inputs=[tf.qint8, tf.qint8, tf.float32],
+        Thost_inputs=[tf.float32] * 4,
+        Tdevice_outputs=[tf.float32],
+        Thost_outputs=[],
+        T1=tf.qint8,
+        T2=tf.qint8,
+        Tbias=tf.float32,
+        U=tf.float32,
+        Tout=tf.float32,
+        is_weight_const=True,
+        is_bias_const=True,
+        fused_ops=["BiasAdd", "Dequantize"],
+        input_quant_mode="SCALED",
+        output_quant_mode="SCALED",
     )
-    return operation.outputs[0]
 
 
 def ways_of(num_rows: int, k: int, n: int) -> dict[str, Callable[[], Any]]:
@@ -93,7 +78,7 @@ def ways_of(num_rows: int, k: int, n: int) -> dict[str, Callable[[], Any]]:
     ready = tf.bitcast(tf.cast(tf.round(rows * 20.0), tf.int8), tf.qint8)
 
     def in_bfloat16(rows: tf.Tensor) -> Any:
-        return onednn.packed_dense(rows, half, half_bias)
+        return onednn.prepacked_dense(rows, (half, half_bias))
 
     def alone(rows: tf.Tensor) -> Any:
         return quantized_product(rows, kernel, tf.zeros(n), ranges)
@@ -129,18 +114,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     set_up_tensorflow(num_threads=1)
     print(f"{arithmetic.in_force('CPU', arithmetic.BFLOAT16).kernels}: milliseconds")
-    names = ("bfloat16", "int8 alone", "int8, a range a row")
-    print("| product | " + " | ".join(names) + " |\n|---|---|---|---|")
+    print(
+        "| product | bfloat16 | int8 alone | int8, a range a row |\n|---|---|---|---|"
+    )
     for size in map(int, args.hidden_sizes.split(",")):
         for k, n in ((size, size), (size, 4 * size), (4 * size, size)):
             ways = ways_of(args.num_rows, k, n)
-            times: dict[str, list[float]] = {name: [] for name in names}
+            fastest = dict.fromkeys(ways, math.inf)
             for _ in range(args.rounds + 1):
-                for name in names:
+                for name, way in ways.items():
                     start = time.perf_counter()
-                    ways[name]()
-                    times[name].append(time.perf_counter() - start)
-            cells = [f"{1e3 * min(times[name]):.2f}" for name in names]
+                    way()
+                    seconds = time.perf_counter() - start
+                    fastest[name] = min(fastest[name], seconds)
+            cells = [f"{1e3 * seconds:.2f}" for seconds in fastest.values()]
             print(f"| {k} to {n} | " + " | ".join(cells) + " |", flush=True)
     return 0
 

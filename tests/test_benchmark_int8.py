@@ -7,7 +7,7 @@ import benchmark_int8
 from bert_extract.model import arithmetic, onednn
 
 pytestmark = pytest.mark.skipif(
-    not (arithmetic.has_bfloat16() and onednn.has_packed_dense()),
+    not (arithmetic.has_bfloat16() and onednn.has_prepacked_dense()),
     reason="nothing to compare int8 with",
 )
 

@@ -74,13 +74,24 @@ def test_lines_that_say_the_same_are_computed_once(tiny: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("hidden_size", "most_rows", "slots"),
-    [(128, 2196, 2048), (512, 2196, 2048), (768, 2196, 1024), (128, 1200, 1024)],
+    [
+        (128, 2196, 2048),
+        (512, 2196, 2048),
+        (768, 2196, 1024),
+        (128, 1200, 1024),
+        (1024, 252, 252),
+        (640, 252, 252),
+    ],
 )
 def test_a_full_batch_of_a_narrow_model_has_more_slots(
     hidden_size: int, most_rows: int, slots: int
 ) -> None:
     """Unless nobody has looked whether products of so many rows keep the bits."""
-    kernels = replace(arithmetic.in_force("CPU", "float32"), most_rows=most_rows)
+    kernels = replace(
+        arithmetic.in_force("CPU", "float32"),
+        most_rows=most_rows,
+        most_coarsely_cut_rows=most_rows,
+    )
     assert engine.cpu_slots(hidden_size, kernels) == slots
 
 

@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from absl import logging
 
@@ -58,6 +59,13 @@ _SIDE_SETS = {
 # What of a product's inputs and outputs is large: see the first row of the table.
 _WIDE = 1024
 
+# Where Linux tells of the caches of the first CPU.
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+# KiB of the first data cache of most CPUs with AVX2: see the rows for it in the table.
+_USUAL_CACHE = 32
+# Models of these widths have no product that Eigen cuts into pieces longer than 384.
+_FINELY_CUT = (128, 256, 384, 768)
+
 
 @dataclass(frozen=True)
 class RowRule:
@@ -90,16 +98,26 @@ class Arithmetic:
     # Whether gelu's tanh form is computed inside the product before it. Else it is
     # written with fewer operations, see `modeling`.
     has_gelu_in_product: bool = True
-    # Up to how many rows a product was looked at.
+    # Up to how many rows a product has the same bits, as far as was looked.
     most_rows: int = 1200
-    # Whether weights are laid out for the kernels once, see `onednn.packed_dense`.
-    packs_weights: bool = False
+    # The same, with models of widths that are not in `_FINELY_CUT`.
+    most_coarsely_cut_rows: int = 1200
+    # Whether weights are laid out for the kernels once, see `onednn.prepacked_dense`.
+    prepacks_weights: bool = False
     # Whether LayerNorm is one operation, see `onednn.layer_norm`.
     has_layer_norm: bool = False
 
     def rows_for(self, hidden_size: int) -> RowRule:
         """The rule for a model of that size."""
         return self.wide_rows if hidden_size >= _WIDE else self.rows
+
+    def most_rows_for(self, hidden_size: int) -> int:
+        """Up to how many rows a model of that size may be given.
+
+        One line alone may have more: no other number of lines would have as many.
+        """
+        is_fine = hidden_size in _FINELY_CUT
+        return self.most_rows if is_fine else self.most_coarsely_cut_rows
 
 
 @dataclass(frozen=True)
@@ -109,13 +127,15 @@ class _Kind:
     has_onednn: bool
     instruction_sets: tuple[str, ...]
     precisions: tuple[str, ...]
-    rows: RowRule
-    wide_rows: RowRule
-    has_steady_softmax: bool
-    has_gelu_in_product: bool = True
-    most_rows: int = 1200
-    packs_weights: bool = False
+    asks: Arithmetic  # but for what is this process's: see `in_force`
+    has_usual_cache: bool | None = None  # either, if None
 
+
+# oneDNN on any CPU with AVX-512.
+_AVX512_ASKS = Arithmetic("", RowRule(1, 2), RowRule(1, 128), True, True)
+_AMX_ASKS = replace(_AVX512_ASKS, most_rows=4200, most_coarsely_cut_rows=4200)
+# Eigen on any with AVX2 and no more.
+_AVX2_ASKS = Arithmetic("", RowRule(12, 12), RowRule(12, 12), False, True, False)
 
 # TensorFlow 2.21 on x86-64, one thread an operation. Every row count from 1 to 60 and
 # some 170 up to 1,200, for the 15 products of BERTs of 128 to 1,024: bits against those
@@ -125,32 +145,43 @@ _KINDS = (
     # add in another order. Softmax: all the same. Seen on AMD family 25 model 17 (Zen
     # 4) and family 26 (Zen 5), as they are and capped at AVX512_CORE, and on Intel
     # family 6 model 207 (Emerald Rapids), capped.
-    _Kind(True, _AVX512, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
+    _Kind(True, _AVX512, (FLOAT32,), _AVX512_ASKS),
     # The same in bfloat16, where the CPU multiplies it.
-    _Kind(True, _BF16, (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True),
+    _Kind(True, _BF16, (BFLOAT16,), _AVX512_ASKS),
     # The same. Seen on Intel family 6 model 207, 275 row counts up to 4,200.
+    _Kind(True, _AMX, (FLOAT32,), _AMX_ASKS),
+    # AMX's tiles. Bad: 1, and none of the 275 with weights that are packed once, which
+    # are asked for the same rows all the same. Packing takes longer than such a
+    # product: a layer with unpacked weights took 1.5 to 2 times as long. Without tiles
+    # it gains 0 to 4 %, in float32 it loses 7 %.
     _Kind(
-        *(True, _AMX, (FLOAT32,), RowRule(1, 2), RowRule(1, 128), True),
-        most_rows=4200,
-    ),
-    # AMX's tiles. Bad: none of the 275 with weights that are packed once, else 1; but
-    # where the system does not give the tiles out, what is above computes. Packing
-    # takes longer than such a product: a layer with unpacked weights took 1.5 to 2
-    # times as long. Without tiles it gains 0 to 4 %, in float32 it loses 7 %.
-    _Kind(
-        *(True, _AMX, (BFLOAT16,), RowRule(1, 2), RowRule(1, 128), True),
-        most_rows=4200,
-        packs_weights=True,
+        *(True, _AMX, (BFLOAT16,)),
+        replace(_AMX_ASKS, prepacks_weights=True),
     ),
     # Eigen's blocks around oneDNN's product, as on Zen 2 and 3 and Intel before
     # Skylake-X. Bad: rows at the end of a block of the kernel, so most counts that
     # are no multiple of 12; of those none. Softmax: the last elements of most tensors.
-    # Nothing is computed inside a product. Seen on AMD family 25 model 1 (Zen 3), and
-    # with AVX-512 CPUs capped at AVX2.
-    _Kind(False, ("AVX2",), (FLOAT32,), RowRule(12, 12), RowRule(12, 12), False, False),
+    # Nothing is computed inside a product. Seen on AMD family 25 model 1 (Zen 3).
+    _Kind(False, ("AVX2",), (FLOAT32,), _AVX2_ASKS, has_usual_cache=True),
+    # The same with a larger first cache, by which Eigen cuts the inputs of a product
+    # (laptops since Ice Lake's kin, and CPUs with AVX-512 that are capped). Of pieces
+    # longer than 384, oneDNN's product adds in another order once 1/rows + 1/outputs
+    # is below 0.0038. Bad besides: from 288 rows on 1,024 to 3,072 and to 4,096, from
+    # 360 on 1,024 to 1,024, from 624 on 512 to 1,536 and to 2,048; of the other 19
+    # products none up to 2,400. With 252 rows a layer of 1,024 took 1.1 times as long.
+    # Seen on Intel family 6 model 207, capped.
+    _Kind(
+        *(False, ("AVX2",), (FLOAT32,)),
+        replace(_AVX2_ASKS, most_coarsely_cut_rows=252),
+        has_usual_cache=False,
+    ),
     # The same blocks around AVX-512's product. Bad: 1. Softmax as above.
-    # Seen on AMD family 25 model 17, capped at AVX512_CORE and not capped.
-    _Kind(False, (*_AVX512, *_AMX), (FLOAT32,), RowRule(1, 2), RowRule(1, 2), False),
+    # Seen on AMD family 25 model 17, capped at AVX512_CORE and not capped, and on Intel
+    # family 6 model 207, capped.
+    _Kind(
+        *(False, (*_AVX512, *_AMX), (FLOAT32,)),
+        Arithmetic("", RowRule(1, 2), RowRule(1, 2), False, True),
+    ),
 )
 # Not in the table: oneDNN at AVX2 (bad: up to 828 rows at every multiple), which
 # `choose_kernels` avoids; Eigen at AVX (single counts up to 1,164, whatever the
@@ -192,7 +223,10 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
     from bert_extract.model import onednn
 
     has_onednn, name = _has_onednn(), instruction_set()
+    has_usual_cache = first_cache() == _USUAL_CACHE
     kernels = f"{'oneDNN' if has_onednn else 'Eigen'}, {name}"
+    if not has_onednn and not has_usual_cache:
+        kernels += f", cache of {first_cache() or '?'} KiB"  # cut, and so added, by it
     # As `devices` sets it, unless TensorFlow had begun before. Eigen divides a product
     # among its threads, and so each row's place in a block changes with their number.
     is_alone = tf.config.threading.get_intra_op_parallelism_threads() == 1
@@ -201,17 +235,15 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
             kind.has_onednn == has_onednn
             and name in kind.instruction_sets
             and precision in kind.precisions
+            and kind.has_usual_cache in (None, has_usual_cache)
         ):
-            return Arithmetic(
-                kernels,
-                kind.rows,
-                kind.wide_rows,
-                kind.has_steady_softmax,
-                is_alone,
-                kind.has_gelu_in_product,
-                kind.most_rows,
-                kind.packs_weights and onednn.has_packed_dense(),
-                onednn.has_layer_norm(),
+            asks = kind.asks
+            return replace(
+                asks,
+                kernels=kernels,
+                is_known=is_alone,
+                prepacks_weights=asks.prepacks_weights and onednn.has_prepacked_dense(),
+                has_layer_norm=onednn.has_layer_norm(),
             )
     return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
 
@@ -240,6 +272,22 @@ def instruction_set() -> str:
         if name == cap:
             break
     return found or platform.machine()
+
+
+def first_cache() -> int:
+    """KiB of the data cache next to the CPU's arithmetic; 0 where Linux tells none."""
+    for folder in sorted(_CACHES.glob("index*")):
+        try:
+            level, kind, size = (
+                (folder / name).read_text(encoding="ascii").strip()
+                for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        if level == "1" and kind in ("Data", "Unified") and size.endswith("K"):
+            return int(size[:-1])
+    logging.debug("%s: the size of the CPU's first cache is not known", _CACHES)
+    return 0
 
 
 def has_bfloat16() -> bool:

@@ -6,10 +6,10 @@ differently, and weights that are constants of the graph, which BERT-Base's load
 seconds longer for. So they are asked for by name. They have no gradients.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.framework import kernels
 
 from bert_extract.model.config import GELU_ERF, GELU_TANH
@@ -25,8 +25,8 @@ def has_layer_norm() -> bool:
     return _has_kernel(_LAYER_NORM)
 
 
-def has_packed_dense() -> bool:
-    """Whether `packed_dense` is there, on the CPU."""
+def has_prepacked_dense() -> bool:
+    """Whether `prepacked_dense` is there, on the CPU."""
     return _has_kernel(_DENSE)
 
 
@@ -40,11 +40,11 @@ def layer_norm(x: tf.Tensor, norm: tuple[tf.Tensor, tf.Tensor], epsilon: float) 
       norm: gamma and beta, float32 [size] each.
       epsilon: what is added to the variance.
     """
-    return _operation(_LAYER_NORM, [x, *norm], x.dtype, epsilon=epsilon)
+    return operation(_LAYER_NORM, [x, *norm], x.dtype, T=x.dtype, epsilon=epsilon)
 
 
-def packed_dense(
-    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, activation: str = ""
+def prepacked_dense(
+    x: tf.Tensor, dense: tuple[tf.Tensor, tf.Tensor], activation: str = ""
 ) -> Any:
     """A dense product whose weights are laid out for the CPU once, and not every time.
 
@@ -53,18 +53,19 @@ def packed_dense(
 
     Args:
       x: [num_rows, num_inputs], cast to the kernel's dtype.
-      kernel: [num_inputs, num_outputs].
-      bias: [num_outputs], of the same dtype.
+      dense: kernel and bias, [num_inputs, num_outputs] and [num_outputs], of one dtype.
       activation: one of `ACTIVATIONS`; none by default.
 
     Returns:
       [num_rows, num_outputs], of the kernel's dtype.
     """
+    kernel, bias = dense
     fused_ops = ["BiasAdd", *([ACTIVATIONS[activation]] if activation else [])]
-    return _operation(
+    return operation(
         _DENSE,
         [tf.cast(x, kernel.dtype), kernel, bias],
         kernel.dtype,
+        T=kernel.dtype,
         is_filter_const=True,
         num_args=1,
         fused_ops=fused_ops,
@@ -73,32 +74,43 @@ def packed_dense(
     )
 
 
+def operation(
+    name: str, inputs: Sequence[tf.Tensor], dtype: tf.DType, **attributes: Any
+) -> Any:
+    """Adds an operation of one output to the graph that is being traced.
+
+    Args:
+      name: TensorFlow's.
+      inputs: of the operation.
+      dtype: the output's.
+      **attributes: bools, ints, floats, strings, dtypes, and lists of the last two.
+    """
+    values = {key: _attribute(value) for key, value in attributes.items()}
+    graph = tf.compat.v1.get_default_graph()
+    (output,) = graph.create_op(
+        name, inputs, [dtype], attrs=values, name=name.removeprefix("_")
+    ).outputs
+    return output
+
+
 def _has_kernel(name: str) -> bool:
     found = kernels.get_registered_kernels_for_op(name).kernel
     return any(kernel.device_type == "CPU" for kernel in found)
 
 
-def _operation(
-    name: str, inputs: list[tf.Tensor], dtype: tf.DType, **attributes: Any
-) -> Any:
-    """Adds an operation of one output to the graph that is being traced."""
-    values = {key: _attribute(value) for key, value in attributes.items()}
-    values["T"] = attr_value_pb2.AttrValue(type=dtype.as_datatype_enum)
-    graph = tf.compat.v1.get_default_graph()
-    operation = graph.create_op(
-        name, inputs, [dtype], attrs=values, name=name.removeprefix("_")
-    )
-    return operation.outputs[0]
+def _attribute(value: Any) -> tf.compat.v1.AttrValue:
+    if isinstance(value, list):
+        is_text = all(isinstance(each, str) for each in value)
+        field = "s" if is_text else "type"
+        return tf.compat.v1.AttrValue(list={field: [_plain(each) for each in value]})
+    # A bool is an int, too.
+    fields = ((bool, "b"), (int, "i"), (float, "f"), (str, "s"), (tf.DType, "type"))
+    field = next(field for kind, field in fields if isinstance(value, kind))
+    return tf.compat.v1.AttrValue(**{field: _plain(value)})
 
 
-def _attribute(value: Any) -> attr_value_pb2.AttrValue:
-    if isinstance(value, bool):
-        return attr_value_pb2.AttrValue(b=value)
-    if isinstance(value, int):
-        return attr_value_pb2.AttrValue(i=value)
-    if isinstance(value, float):
-        return attr_value_pb2.AttrValue(f=value)
-    if isinstance(value, str):
-        return attr_value_pb2.AttrValue(s=value.encode())
-    strings = attr_value_pb2.AttrValue.ListValue(s=[text.encode() for text in value])
-    return attr_value_pb2.AttrValue(list=strings)
+def _plain(value: Any) -> Any:
+    """As a protocol buffer takes it."""
+    if isinstance(value, tf.DType):
+        return value.as_datatype_enum
+    return value.encode() if isinstance(value, str) else value

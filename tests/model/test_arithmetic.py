@@ -254,6 +254,50 @@ def test_an_unknown_machine_that_does_not_says_what_it_can_promise(
     assert "within 2e-5" in said
 
 
+@pytest.mark.parametrize(
+    ("caches", "size"),
+    [
+        ([("1", "Data", "48K"), ("1", "Instruction", "32K")], 48),
+        ([("1", "Instruction", "64K"), ("1", "Data", "32K")], 32),
+        ([("2", "Unified", "512K")], 0),
+        ([], 0),
+    ],
+)
+def test_the_first_cache_is_the_one_for_data(
+    caches: list[tuple[str, str, str]],
+    size: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number, files in enumerate(caches):
+        folder = tmp_path / f"index{number}"
+        folder.mkdir()
+        for name, text in zip(("level", "type", "size"), files, strict=True):
+            (folder / name).write_text(text + "\n")
+    monkeypatch.setattr(arithmetic, "_CACHES", tmp_path)
+    assert arithmetic.first_cache() == size
+
+
+def test_the_cache_by_which_eigen_cuts_is_in_the_name_of_its_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else another machine would go on with other bits."""
+    monkeypatch.setattr(arithmetic, "_has_onednn", lambda: False)
+    monkeypatch.setattr(arithmetic, "instruction_set", lambda: "AVX2")
+    names, most_rows = [], []
+    for size in (32, 48, 0):
+        monkeypatch.setattr(arithmetic, "first_cache", lambda size=size: size)
+        found = in_force("CPU", FLOAT32)
+        names.append(found.kernels)
+        most_rows.append([found.most_rows_for(width) for width in (384, 512, 1024)])
+    assert names == [
+        "Eigen, AVX2",
+        "Eigen, AVX2, cache of 48 KiB",
+        "Eigen, AVX2, cache of ? KiB",
+    ]
+    assert most_rows == [[1200] * 3, [1200, 252, 252], [1200, 252, 252]]
+
+
 def random_model(hidden_size: int) -> tuple[BertConfig, dict[str, tf.Tensor]]:
     config = BertConfig(50, hidden_size, 1, 4, 2 * hidden_size, "gelu", 64, 2)
     weights = random_weights(config, seed=3)
@@ -304,11 +348,13 @@ class Kind:
     precisions: Sequence[str] = (FLOAT32,)
 
 
+CACHE = arithmetic.first_cache()
+EIGENS = "" if CACHE == 32 else f", cache of {CACHE} KiB"
 KINDS = {
     "as chosen": Kind({}, "", "", "", (FLOAT32, BFLOAT16)),
     "AVX2": Kind(
         {**ONEDNN_OFF, "ONEDNN_MAX_CPU_ISA": "AVX2"},
-        "Eigen, AVX2",
+        f"Eigen, AVX2{EIGENS}",
         "Intel AVX2",
         "avx2",
     ),
@@ -327,7 +373,7 @@ KINDS = {
     ),
     "AVX-512, Eigen": Kind(
         {**ONEDNN_OFF, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-        "Eigen, AVX512_CORE",
+        f"Eigen, AVX512_CORE{EIGENS}",
         "Intel AVX-512 with AVX512BW, AVX512VL, and AVX512DQ extensions",
         "avx512dq",
     ),
@@ -383,6 +429,13 @@ def test_no_bit_depends_on_the_company(name: str, tmp_path: Path) -> None:
     check_kind(KINDS[name], tmp_path, hidden_sizes=[384], lengths=LENGTHS)
 
 
+def test_no_bit_of_a_wide_model_depends_on_how_many_lines_share_its_batches(
+    tmp_path: Path,
+) -> None:
+    """Under AVX2, 312 rows were added in another order than 104."""
+    check_kind(KINDS["AVX2"], tmp_path, hidden_sizes=[1024], lengths=[101] * 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_no_bit_of_any_published_width_depends_on_the_company(
@@ -405,7 +458,7 @@ def test_whole_jobs_are_the_same_bytes_under_avx2(
     whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
     assert not command.run(input_file=input_file, output_file=whole).returncode
     run = json.loads((tmp_path / "whole.jsonl.run.json").read_bytes())
-    assert run["fingerprint"]["arithmetic"] == "Eigen, AVX2"
+    assert run["fingerprint"]["arithmetic"] == KINDS["AVX2"].kernels
     shards = [tmp_path / f"{number}.jsonl" for number in range(3)]
     for number, shard in enumerate(shards):
         flags: dict[str, Any] = {"shard": f"{number}/3", "num_threads": 1 + number % 2}

@@ -25,7 +25,7 @@ NUM_LAYERS = 3
 
 @pytest.fixture(autouse=True)
 def x86_64() -> None:
-    if not (onednn.has_layer_norm() and onednn.has_packed_dense()):
+    if not (onednn.has_layer_norm() and onednn.has_prepacked_dense()):
         pytest.skip("TensorFlow has not oneDNN's operations here")
 
 
@@ -71,7 +71,7 @@ def test_a_row_is_normalised_the_same_wherever_it_stands(size: int) -> None:
 @pytest.mark.parametrize("activation", ["", *onednn.ACTIVATIONS])
 def test_a_packed_product_is_the_product(activation: str) -> None:
     kernel, bias = tf.constant(rows(32, 64, 3)), tf.constant(rows(1, 64, 4)[0])
-    graph = tf.function(lambda x: onednn.packed_dense(x, kernel, bias, activation))
+    graph = tf.function(lambda x: onednn.prepacked_dense(x, (kernel, bias), activation))
     forms: dict[str, Any] = {
         "": tf.identity,
         GELU_TANH: lambda x: tf.nn.gelu(x, approximate=True),
@@ -114,8 +114,8 @@ def layers_of(
     return [np.asarray(layer) for layer in graph(*map(tf.constant, inputs))]
 
 
-PACKED = replace(in_force("CPU", FLOAT32), packs_weights=True)
-UNPACKED = replace(PACKED, packs_weights=False)
+PREPACKED = replace(in_force("CPU", FLOAT32), prepacks_weights=True)
+PLAIN = replace(PREPACKED, prepacks_weights=False)
 
 
 @pytest.mark.parametrize("hidden_act", [GELU_TANH, GELU_ERF, "relu", "tanh"])
@@ -126,8 +126,8 @@ def test_each_layer_of_each_model_has_its_own_packed_weights(
     """The operation would keep the first ones that it sees."""
     config = config_of(hidden_act)
     for seed in (1, 2):
-        packed = layers_of(config, PACKED, FLOAT32, lengths, seed)
-        unpacked = layers_of(config, UNPACKED, FLOAT32, lengths, seed)
+        packed = layers_of(config, PREPACKED, FLOAT32, lengths, seed)
+        unpacked = layers_of(config, PLAIN, FLOAT32, lengths, seed)
         for found, expected in zip(packed, unpacked, strict=True):
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
         assert np.abs(packed[0] - packed[1]).max() > 0.1
@@ -139,8 +139,8 @@ def test_packed_weights_change_bfloat16_by_its_own_digits(
     lengths: tuple[int, ...],
 ) -> None:
     config = config_of(GELU_TANH)
-    packed = layers_of(config, PACKED, BFLOAT16, lengths)
-    unpacked = layers_of(config, UNPACKED, BFLOAT16, lengths)
+    packed = layers_of(config, PREPACKED, BFLOAT16, lengths)
+    unpacked = layers_of(config, PLAIN, BFLOAT16, lengths)
     for found, expected in zip(packed, unpacked, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.05)
 
@@ -148,10 +148,10 @@ def test_packed_weights_change_bfloat16_by_its_own_digits(
 def test_layer_norm_as_operations_is_the_same_within_digits() -> None:
     """As the Keras layer has it, and TensorFlow on other machines."""
     config = config_of(GELU_TANH)
-    written_out = replace(UNPACKED, has_layer_norm=False)
+    written_out = replace(PLAIN, has_layer_norm=False)
     for found, expected in zip(
         layers_of(config, written_out, FLOAT32, (9,)),
-        layers_of(config, UNPACKED, FLOAT32, (9,)),
+        layers_of(config, PLAIN, FLOAT32, (9,)),
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
@@ -163,7 +163,7 @@ def test_what_tensorflow_does_not_have_is_not_asked_for(
     monkeypatch.setattr(onednn, "_LAYER_NORM", "_NoLayerNorm")
     monkeypatch.setattr(onednn, "_DENSE", "_NoFusedMatMul")
     assert not onednn.has_layer_norm()
-    assert not onednn.has_packed_dense()
+    assert not onednn.has_prepacked_dense()
     found = in_force("CPU", FLOAT32)
     assert not found.has_layer_norm
-    assert not found.packs_weights
+    assert not found.prepacks_weights
