@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.running import REPOSITORY
 
-HEAD = "127.0.0.2"
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 PORT = 6379
 ADDRESS = f"{HEAD}:{PORT}"
 # A busy machine may take so many seconds for whatever is waited for here.
@@ -133,12 +133,12 @@ class RayNodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(folder: Path) -> Iterator[RayNodes]:
-    """Two nodes with one CPU each."""
+def ray_nodes(folder: Path, **of_second: str) -> Iterator[RayNodes]:
+    """Two nodes with one CPU each; the second may have an environment of its own."""
     nodes = RayNodes(folder)
     try:
         nodes.start_node(HEAD)
-        nodes.start_node("127.0.0.3")
+        nodes.start_node(SECOND, **of_second)
         yield nodes
     finally:
         nodes.close()
