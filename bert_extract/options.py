@@ -376,7 +376,7 @@ class Job:
     )
     join: bool = _option(
         True,
-        "Whether the parts of JSON lines become one file at the end, in order, and "
+        "Whether the parts of JSON lines become one file, in order, and at the end "
         "OUTPUT.parts goes. With false, and always in HDF5 and Parquet, they stay: an "
         "ordered folder with _manifest.json and _SUCCESS.",
     )

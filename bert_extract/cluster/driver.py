@@ -6,17 +6,18 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from absl import logging
 
 from bert_extract import doubt, guard
 from bert_extract.cluster.dispatch import Dispatcher, FailedSplit, Listener
-from bert_extract.cluster.join import join_parts
+from bert_extract.cluster.join import Joiner
+from bert_extract.cluster.leftovers import Leftovers, discard
 from bert_extract.cluster.messages import Done, Opened, Setup, Task
 from bert_extract.cluster.plan import SplitPlan, check_plannable, choose_split_bytes
 from bert_extract.cluster.ray_cluster import RayCluster
+from bert_extract.cluster.tally import Tally
 from bert_extract.cluster.worker import PROBE, read_patiently
 from bert_extract.errors import OutputError
 from bert_extract.files import is_remote
@@ -32,28 +33,23 @@ from bert_extract.model.config import BertConfig
 from bert_extract.options import Job, Options
 from bert_extract.output import parts as parts_module
 from bert_extract.output.append_file import write_durably
-from bert_extract.output.fingerprints import CONTENTS, as_read_back
-from bert_extract.output.parts import Part, PartsFolder, part_name, temporary_file
-from bert_extract.output.resumable import refuse_difference, told_fingerprint
+from bert_extract.output.fingerprints import as_read_back
+from bert_extract.output.parts import (
+    Part,
+    PartsFolder,
+    fingerprint_of_parts,
+    part_name,
+    temporary_file,
+)
 from bert_extract.output.writers import (
     OutputSpec,
-    find_complete,
-    free_bytes,
-    open_writer,
 )
-from bert_extract.progress import OutputForecast, Summary
-from bert_extract.screen import open_bar
+from bert_extract.progress import Summary
 from bert_extract.text.stamps import InputWatch
 
 # What a core and a GPU do of a model's products, about, in operations a second: only
 # the size of splits hangs on it.
 _CPU_SPEED, _GPU_SPEED = 60e9, 10e12
-# Many small files of a network are read at once.
-_NUM_READERS = 16
-# Between two lines of a log that nobody watches.
-_LOG_SECONDS = 60.0
-# What a fingerprint has from the machine that computes.
-_OF_ARITHMETIC = ("device", "arithmetic", "arithmetic_settings", "same_bytes")
 
 
 def run_job(
@@ -127,11 +123,12 @@ class _Run:
         self._options = _with_absolute_paths(
             dataclasses.replace(model.options, precision=options.precision)
         )
+        self._leftovers = Leftovers(job, self._output, self._fingerprint, self._joins)
         self._parts: dict[str, Part] = {}
-        self._num_splits = 0  # of an earlier run's plan, if that is known
         # Told once: nodes of another arithmetic, warnings.
         self._told: set[str] = set()
         self._first: tuple[str, dict[str, Any]] | None = None  # a node, its arithmetic
+        self._joiner: Joiner | None = None
 
     def run(self) -> None:
         if self._job.resume and self._is_complete():
@@ -141,161 +138,73 @@ class _Run:
         try:
             self._run_in(folder)
         finally:
-            folder.close()
-
-    # -- what there is already
+            try:
+                if self._joiner is not None:
+                    self._joiner.close()
+            finally:
+                folder.close()
 
     def _is_complete(self) -> bool:
-        folder = self._output + parts_module.SUFFIX
-        if self._joins:
-            found = self._find_joined()
-            if found is None:
-                return False
-            self._summary.resumed_lines, self._summary.output_bytes = found
-            if parts_module.is_parts_folder(folder):
-                self._take_away(PartsFolder(folder))
-        else:
-            if not os.path.exists(os.path.join(folder, parts_module.SUCCESS)):
-                return False
-            with contextlib.closing(PartsFolder(folder)) as opened:
-                self._check_run(opened)
-                parts = parts_module.read_manifest(folder)
-                if len(_sound_parts(opened)) < len(parts):
-                    return False  # some were taken away or cut off
-                if self._job.same_cpu and len(parts_module.arithmetics_of(parts)) > 1:
-                    return False
-            self._summary.resumed_lines = sum(part.num_lines for part in parts)
-            self._summary.output_bytes = sum(part.num_bytes for part in parts)
+        found = self._leftovers.find_complete()
+        if found is None:
+            return False
+        summary = self._summary
+        summary.resumed_lines, summary.output_bytes = found
         logging.info(
             "%s: is complete, %s lines; nothing to do",
-            self._summary.output_file,
-            f"{self._summary.resumed_lines:,}",
+            summary.output_file,
+            f"{summary.resumed_lines:,}",
         )
         return True
 
-    def _take_away(self, folder: PartsFolder) -> None:
-        """Takes away the parts of a run that was killed behind its join.
-
-        A job that was done with `join` false is an output of its own, and stays.
-        """
-        with contextlib.closing(folder):
-            run = folder.read_run()
-            is_own = run is not None and run[0] == self._fingerprint
-            if is_own and not folder.is_complete():
-                folder.remove()
-
-    def _find_joined(self) -> tuple[int, int] | None:
-        """The lines and bytes of the output, if it is there and is this run's."""
-        told = told_fingerprint(f"{self._output}.run.json")
-        if told is None or not os.path.isfile(self._output):
-            return None
-        if self._job.same_cpu and isinstance(told.get("arithmetic"), list):
-            logging.warning(
-                "%s: was computed with several arithmetics, and is computed again, for "
-                "--same_cpu",
-                self._summary.output_file,
-            )
-            return None
-        # One process notes what the input contains, too.
-        own_keys = (*_OF_ARITHMETIC, CONTENTS)
-        arithmetic = {name: told[name] for name in own_keys if name in told}
-        found = find_complete(self._output, {**self._fingerprint, **arithmetic})
-        if found is None and not os.path.exists(self._output + parts_module.SUFFIX):
-            own = {name: each for name, each in told.items() if name not in arithmetic}
-            refuse_difference(own, self._fingerprint, self._output)
-        return found
-
-    def _check_run(self, folder: PartsFolder) -> None:
-        """Refuses parts of another run.
-
-        Raises:
-          OutputError: says what differs.
-        """
-        run = folder.read_run()
-        if run is not None:
-            refuse_difference(run[0], self._fingerprint, folder.path)
-
     def _check_place(self) -> None:
         parent = os.path.dirname(self._output)
-        if os.path.isdir(self._output) or not os.path.isdir(parent):
+        is_taken = os.path.exists(self._output) and not os.path.isfile(self._output)
+        if is_taken or not os.path.isdir(parent):
             raise OutputError(
                 f"{self._job.output_file}: expected the name of a file in a folder "
                 "that is there"
-            )
-
-    def _keep(self, folder: PartsFolder) -> int:
-        """Finds out what an earlier run left.
-
-        Returns:
-          The bytes of a split, if that run has chosen them; else 0.
-        """
-        run = folder.read_run() if self._job.resume else None
-        if run is None:
-            return 0
-        refuse_difference(run[0], self._fingerprint, folder.path)
-        split_bytes = int(run[1]["split_bytes"])
-        self._num_splits = int(run[1].get("num_splits", 0))
-        if self._job.split_bytes not in (0, split_bytes):
-            raise OutputError(
-                f"{folder.path}: --resume cannot go on, --split_bytes was "
-                f"{split_bytes}, and is now {self._job.split_bytes}: leave it out"
-            )
-        self._parts = _sound_parts(folder)
-        if self._parts:
-            part = self._parts[min(self._parts)]
-            self._first = (part.node, dict(part.arithmetic))
-        if self._job.same_cpu:
-            self._leave_out_unlike(folder)
-        return split_bytes
-
-    def _leave_out_unlike(self, folder: PartsFolder) -> None:
-        """Has parts of another arithmetic than the first one's computed again."""
-        unlike = [
-            name
-            for name, part in self._parts.items()
-            if self._first is not None and part.arithmetic != self._first[1]
-        ]
-        for name in unlike:
-            del self._parts[name]
-        if unlike:
-            logging.warning(
-                "%s: %s parts were computed with another arithmetic than the first "
-                "one, and are computed again, for --same_cpu",
-                folder.path,
-                f"{len(unlike):,}",
-            )
-
-    def _discard(self, folder: PartsFolder) -> None:
-        num_parts = folder.discard()
-        if num_parts:
-            logging.warning(
-                "%s: discarding what a stopped run left, %s parts; with --resume it "
-                "would have gone on after them",
-                folder.path,
-                f"{num_parts:,}",
             )
 
     # -- the work
 
     def _run_in(self, folder: PartsFolder) -> None:
         start = time.monotonic()
-        split_bytes = self._keep(folder)
+        kept = self._leftovers.keep(folder)
+        self._parts = kept.parts
+        if kept.parts:
+            part = kept.parts[min(kept.parts)]
+            self._first = (part.node, dict(part.arithmetic))
         guard.check_again(self._job, self._job.output_file)
         self._summary.fingerprint = self._fingerprint
-        if self._parts and len(self._parts) == self._num_splits:
-            # The run before was stopped behind its last part: no worker is needed, nor
-            # the input, whose files are as they were.
+        if kept.is_all:
+            # No worker is needed, nor the input, whose files are as they were.
             in_order = sorted(self._parts.values(), key=lambda part: part.first_index)
             self._summary.resumed_lines = sum(part.num_lines for part in in_order)
+            names = [part.name for part in in_order]
+            self._begin_join(folder, names)
         else:
-            in_order = self._compute(folder, split_bytes, start)
-        self._finish(folder, [self._shared(part) for part in in_order])
+            names = self._compute(folder, kept.split_bytes, start)
+        self._finish(folder, names)
         self._summary.seconds = time.monotonic() - start
+
+    def _begin_join(self, folder: PartsFolder, names: Sequence[str]) -> None:
+        if self._joins:
+            self._joiner = Joiner(
+                self._output,
+                self._kind,
+                self._fingerprint,
+                folder,
+                names,
+                self._parts,
+                self._job.resume,
+            )
+            self._joiner.start()
 
     def _compute(
         self, folder: PartsFolder, split_bytes: int, start: float
-    ) -> list[Part]:
-        """Has the parts made that are missing; gives all of them, in order."""
+    ) -> list[str]:
+        """Has the parts made that are missing; gives the names of all, in order."""
         job, summary = self._job, self._summary
         with contextlib.closing(
             RayCluster(
@@ -309,7 +218,8 @@ class _Run:
             plan = self._make_plan(split_bytes, cluster)
             if not split_bytes:
                 # Only now: a cluster or an input that is not there costs no part.
-                self._discard(folder)
+                discard(folder)
+                self._leftovers.forget_joined()
             setup = self._begin(folder, cluster, plan)
             names = [self._name_of(plan, number) for number in range(len(plan))]
             self._parts = {
@@ -317,6 +227,7 @@ class _Run:
             }
             kept = self._parts.values()
             summary.resumed_lines = sum(part.num_lines for part in kept)
+            self._begin_join(folder, names)
             try:
                 failed = self._dispatch(cluster, setup, plan, names)
             except BaseException:
@@ -327,9 +238,7 @@ class _Run:
                 summary.seconds = time.monotonic() - start
         if failed:
             raise OutputError(_describe(failed, len(plan), folder.path))
-        # A worker that was thought dead may have put its own part where that of its
-        # replacement was.
-        return [folder.read_part(name) or self._parts[name] for name in names]
+        return names
 
     def _make_plan(self, split_bytes: int, cluster: RayCluster) -> SplitPlan:
         split_bytes = split_bytes or self._job.split_bytes
@@ -399,11 +308,13 @@ class _Run:
         )
         # While parts are joined the disk holds them and the output.
         num_copies = 2 if self._joins else 1
-        tally = _Tally(self._summary, plan.num_bytes - kept_bytes, num_copies)
+        tally = Tally(self._summary, plan.num_bytes - kept_bytes, num_copies)
 
         def on_done(task: Task, done: Done) -> None:
             self._parts[task.name] = self._shared(done.part)
             tally.add(task, done)
+            if self._joiner is not None:
+                self._joiner.wake()
 
         listener = Listener(
             lambda opened: self._take_worker(opened, setup), on_done, tally.show
@@ -469,31 +380,24 @@ class _Run:
 
     # -- the end
 
-    def _finish(self, folder: PartsFolder, parts: list[Part]) -> None:
-        arithmetics = parts_module.arithmetics_of(parts)
-        if len(arithmetics) == 1:
-            fingerprint = {**self._fingerprint, **arithmetics[0]}
-        else:
-            fingerprint = {**self._fingerprint, "arithmetic": arithmetics}
-        self._summary.fingerprint = fingerprint
-        self._summary.output_bytes = sum(part.num_bytes for part in parts)
-        if not self._joins:
-            folder.finish(parts, fingerprint)
-            logging.info("%s: %s parts", folder.path, f"{len(parts):,}")
+    def _finish(self, folder: PartsFolder, names: Sequence[str]) -> None:
+        summary = self._summary
+        if self._joiner is not None:
+            summary.fingerprint, summary.output_bytes = self._joiner.finish()
+            folder.remove()
             return
-        logging.info(
-            "%s: every line is computed; joining %s parts",
-            self._summary.output_file,
-            f"{len(parts):,}",
+        # A worker that was thought dead may have put its own part where that of its
+        # replacement was.
+        parts = [
+            self._shared(folder.read_part(name) or self._parts[name]) for name in names
+        ]
+        summary.fingerprint = fingerprint_of_parts(
+            self._fingerprint, parts_module.arithmetics_of(parts)
         )
-        # A join that was stopped goes on; what any other run left there does not, nor
-        # one before parts were made anew: their compressed bytes may be others.
-        left = told_fingerprint(f"{self._output}.partial.run.json")
-        has_same_parts = self._job.resume and not self._summary.num_lines
-        goes_on = has_same_parts and left == fingerprint
-        writer = open_writer(self._output, self._kind, fingerprint, goes_on)
-        join_parts(folder.path, parts, writer)
-        folder.remove()
+        summary.output_bytes = sum(part.num_bytes for part in parts)
+        folder.finish(parts, summary.fingerprint)
+        self._leftovers.forget_joined()
+        logging.info("%s: %s parts", folder.path, f"{len(parts):,}")
 
     def _say_what_stays(self, folder: PartsFolder, num_splits: int) -> None:
         logging.warning(
@@ -505,61 +409,6 @@ class _Run:
         )
 
 
-class _Tally:
-    """What is done so far, for the summary and for people."""
-
-    def __init__(self, summary: Summary, num_bytes: int, num_copies: int) -> None:
-        self._summary = summary
-        self._input_bytes = max(1, num_bytes)
-        self._num_bytes = 0  # of the input, of this run
-        self._output_bytes = 0
-        self._start = self._last_log = time.monotonic()
-        self._forecast = OutputForecast(summary.output_file, num_bytes)
-        self._num_copies = num_copies
-        self._bar = open_bar()
-
-    def add(self, task: Task, done: Done) -> None:
-        """Counts a part."""
-        summary = self._summary
-        for name, count in done.counts.items():
-            setattr(summary, name, getattr(summary, name) + count)
-        self._num_bytes += task.planned.num_bytes
-        self._output_bytes += done.part.num_bytes
-        self._forecast.update(
-            summary.num_lines,
-            self._num_bytes,
-            self._output_bytes,
-            free_bytes(summary.output_file),
-            self._num_copies,
-        )
-
-    def show(self, num_workers: int) -> None:
-        """Shows it."""
-        now = time.monotonic()
-        is_due = now - self._last_log >= _LOG_SECONDS
-        if self._bar is None and not is_due:
-            return
-        elapsed = now - self._start
-        share = self._num_bytes / self._input_bytes
-        words = [
-            f"{self._summary.num_lines:,} lines",
-            f"{num_workers} workers",
-            f"{self._summary.num_tokens / max(elapsed, 1.0):,.0f} tokens/s",
-        ]
-        if share:
-            words.append(f"{elapsed * (1.0 / share - 1.0) / 60:,.0f} minutes left")
-        if self._bar is not None:
-            self._bar.show(share, words)
-        else:
-            self._last_log = now
-            logging.info("%s, %d %% done", ", ".join(words), int(100 * share))
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-
-
 def _describe(failed: Sequence[FailedSplit], num_splits: int, folder: str) -> str:
     """What to say of the splits that nobody could do."""
     shown = "\n".join(f"  {each}" for each in failed[:8])
@@ -568,13 +417,6 @@ def _describe(failed: Sequence[FailedSplit], num_splits: int, folder: str) -> st
         f"{folder}: {len(failed):,} of {num_splits:,} splits failed:\n{shown}{more}\n"
         "The other parts are there: the same command with --resume computes only these"
     )
-
-
-def _sound_parts(folder: PartsFolder) -> dict[str, Part]:
-    """The parts that are there and as long as they were made, by name."""
-    with ThreadPoolExecutor(_NUM_READERS) as pool:
-        parts = pool.map(folder.read_part, sorted(folder.find_parts()))
-        return {part.name: part for part in parts if part is not None}
 
 
 def _operations_of(config: BertConfig) -> float:

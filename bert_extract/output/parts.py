@@ -333,6 +333,21 @@ def arithmetics_of(parts: Sequence[Part]) -> list[dict[str, Any]]:
     return found
 
 
+def fingerprint_of_parts(
+    fingerprint: Mapping[str, Any], arithmetics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What the bytes of all parts together depend on.
+
+    Args:
+      fingerprint: what each part's depend on.
+      arithmetics: with which they were made, see `arithmetics_of`; of one alone it is
+        the fingerprint of a run in one process.
+    """
+    if len(arithmetics) == 1:
+        return {**fingerprint, **arithmetics[0]}
+    return {**fingerprint, "arithmetic": list(arithmetics)}
+
+
 # ------------------------------------------------------------------------ the reader
 
 # What the manifest has of each part; the last one is a place in "arithmetics".

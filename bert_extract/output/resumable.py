@@ -267,6 +267,29 @@ class PartialWriter:
         self._write_run_file(self._checkpoints)
         self._file = AppendFile(self._descriptor, self.num_bytes)
 
+    # -- changing one's mind
+
+    def start_over(self) -> None:
+        """Forgets what an earlier run left."""
+        assert not self.is_complete
+        with explaining(self._partial):
+            os.ftruncate(self._descriptor, 0)
+            self.num_records_kept = self.text_size_kept = self.num_bytes = self._crc = 0
+            self._whole, self._checkpoints = START, []
+            self._start()
+
+    def change_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Says what the bytes depend on from now on, those before included."""
+        self._fingerprint = as_read_back(fingerprint)
+        with explaining(self._partial, self.num_bytes, can_resume=True):
+            self._write_run_file(self._checkpoints)
+
+    def crc_from(self, start: int) -> int | None:
+        """The CRC-32 of what an earlier run left, from a byte on."""
+        with explaining(self._partial):
+            behind = START._replace(num_bytes=start)
+            return _checksum(self._descriptor, behind, self.num_bytes)
+
     # -- writing
 
     def write(
@@ -422,6 +445,7 @@ class PartialWriter:
                 os.unlink(self._partial)
                 os.unlink(self._partial_run_file)
         os.close(self._descriptor)
+        self._descriptor = -1  # another file's number soon
 
     def _write_run_file(
         self, checkpoints: list[Checkpoint], complete_size: int | None = None
@@ -460,6 +484,18 @@ def told_fingerprint(path: str) -> dict[str, Any] | None:
     """What a run file says of the run; None if it is missing or broken."""
     run_file = read_run_file(path)
     return None if run_file is None else run_file.fingerprint
+
+
+def remove_partial(path: str) -> None:
+    """Takes away what a run left unfinished, which nobody goes on with."""
+    for name in (path + _PARTIAL, path + _PARTIAL + ".run.json"):
+        with explaining(name), contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def partial_fingerprint(path: str) -> dict[str, Any] | None:
+    """What is told of the run that left an output unfinished; None if nothing is."""
+    return told_fingerprint(path + _PARTIAL + ".run.json")
 
 
 def refuse_difference(

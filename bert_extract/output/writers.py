@@ -217,6 +217,24 @@ def open_writer(
         _refuse_format(kind.format, output_file, "is not a regular file")
         _refuse_resume(resume, output_file, "it is not a regular file")
         return StreamWriter(output_file)
+    return open_partial(path, kind, fingerprint, resume)
+
+
+def open_partial(
+    path: str, kind: OutputSpec, fingerprint: Fingerprint, resume: bool
+) -> PartialWriter:
+    """Opens an output that is a regular file, or none yet.
+
+    Args:
+      path: without links.
+      kind: what is written to it.
+      fingerprint: everything that the bytes of the output depend on.
+      resume: whether to go on after what an earlier run left.
+
+    Raises:
+      OutputError: it cannot be created, another run writes it, or what an earlier run
+        left does not match.
+    """
     return PartialWriter(path, _form_of(kind), fingerprint, resume)
 
 

@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bert_extract
-from bert_extract.cluster import driver
+from bert_extract.cluster import driver, join
+from bert_extract.cluster import tally as tally_module
 from bert_extract.cluster import worker as worker_module
 from bert_extract.cluster.messages import Answer, Done, Setup, Task
 from bert_extract.cluster.plan import PlannedSplit
@@ -185,6 +186,24 @@ def test_the_manifest_tells_of_the_part_that_came_last(
     assert found[1].arithmetic["arithmetic"] == "another"
 
 
+def test_the_output_tells_of_the_part_that_came_last(
+    tmp_path: Path,
+    options: Options,
+    job: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out.jsonl"
+    run(options, job)
+    whole = output.read_bytes()
+    output.unlink()
+    monkeypatch.setattr(driver, "RayCluster", WithATwin)
+    summary = run(options, job)
+    assert output.read_bytes() == whole
+    own, others = summary.fingerprint["arithmetic"]
+    assert others == {**own, "arithmetic": "another"}
+    assert summary.output_bytes == len(whole)
+
+
 def run_with_two_arithmetics(
     options: Options, job: dict[str, Any], folder: Path, **flags: Any
 ) -> int:
@@ -224,7 +243,8 @@ def test_what_lacks_only_its_end_asks_for_no_worker_and_reads_no_input(
     whole = output.read_bytes()
     output.unlink()
 
-    def stop(folder: str, parts: Sequence[Part], writer: Writer) -> None:
+    def stop(folder: str, parts: Iterable[Part], writer: Writer, *_: Any) -> None:
+        assert len(list(parts)) > 3
         writer.suspend()
         raise BertExtractError("stopped")
 
@@ -232,7 +252,7 @@ def test_what_lacks_only_its_end_asks_for_no_worker_and_reads_no_input(
         raise AssertionError("nobody needs it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "join_parts", stop)
+        patch.setattr(join, "join_parts", stop)
         with pytest.raises(BertExtractError, match="stop"):
             run(options, job)
     assert len(parts_in(folder)) > 3
@@ -274,8 +294,8 @@ def test_the_driver_needs_no_hardware_for_the_precision_of_its_workers(
 def test_what_is_joined_must_have_room_twice(
     num_copies: int, is_told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "free_bytes", lambda path: 150 << 30)
-    tally = driver._Tally(Summary(output_file="out.jsonl"), 100, num_copies)
+    monkeypatch.setattr(tally_module, "free_bytes", lambda path: 150 << 30)
+    tally = tally_module.Tally(Summary(output_file="out.jsonl"), 100, num_copies)
     planned = PlannedSplit(Split("in.txt", 0, 10, 0, 0), 0, 1, 10, 0)
     part = Part("part", 0, 1, 10 << 30, 0, {}, "n1")
     with worker_module._warnings() as told:

@@ -222,18 +222,39 @@ def test_a_worker_that_hangs_is_replaced(
     assert "no line was done for 20 seconds" in said
 
 
+def kill_driver(nodes: RayNodes, run: Run) -> None:
+    driver = nodes.processes(f"--output_file={run.output}")
+    assert driver
+    for pid in driver:
+        os.kill(pid, signal.SIGKILL)
+    run.process.communicate(timeout=PATIENCE)
+    wait_for("the end of its workers", lambda: not nodes.processes("ray::Actor"))
+
+
+def test_after_a_killed_driver_the_join_goes_on_with_the_others(
+    nodes: RayNodes, corpus: Corpus, tmp_path: Path
+) -> None:
+    run = Run(nodes, corpus, tmp_path / "out.jsonl")
+    run.wait_until_splits_flow(4)
+    partial = Path(f"{run.output}.partial")
+    wait_for("the join", partial.exists)
+    kill_driver(nodes, run)
+    assert partial.exists()
+    assert 4 <= run.num_parts() < corpus.num_parts
+    again = Run(nodes, corpus, run.output, resume=True)
+    again.end()
+    check_whole(again, corpus)
+    assert again.summary()["resumed_lines"] > 0
+    assert not list(tmp_path.glob("*.partial*"))
+
+
 def test_after_a_killed_driver_only_missing_splits_are_computed(
     nodes: RayNodes, corpus: Corpus, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
     run = Run(nodes, corpus, output)
     run.wait_until_splits_flow(4)
-    driver = nodes.processes(f"--output_file={output}")
-    assert driver
-    for pid in driver:
-        os.kill(pid, signal.SIGKILL)
-    run.process.communicate(timeout=PATIENCE)
-    wait_for("the end of its workers", lambda: not nodes.processes("ray::Actor"))
+    kill_driver(nodes, run)
     parts = {name for name in os.listdir(run.parts) if name.startswith("part-")}
     assert 4 <= len(parts) < corpus.num_parts
     num_kept = sum(
@@ -256,6 +277,7 @@ def test_after_a_killed_driver_only_missing_splits_are_computed(
     names = {path.name for path in run.parts.iterdir()} - {each.name for each in whole}
     assert names == {"_lock", "_manifest.json", "_run.json", SUCCESS}
     assert list(read_features(run.parts)) == list(read_features(corpus.expected))
+    assert not list(tmp_path.glob("*.partial*"))
 
 
 def test_a_split_that_cannot_be_done_is_named_and_stops_no_other(

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pandas
 import pyarrow.dataset
 import pytest
 
-from bert_extract import InputError, OutputError, Record, read_features
-from bert_extract.cluster.join import join_parts
+from bert_extract import InputError, OutputError, read_features
 from bert_extract.formats import format_of
 from bert_extract.output import parts as parts_module
-from bert_extract.output.checksum import crc32
 from bert_extract.output.parts import (
     Part,
     PartsFolder,
@@ -25,54 +22,16 @@ from bert_extract.output.parts import (
     part_name,
     temporary_file,
 )
-from bert_extract.output.record import RecordSchema
-from bert_extract.output.writers import OutputSpec, Writer, encoder_for, open_writer
-from support.nasty_records import make_record, with_lines
+from support.parts_folders import (
+    ARITHMETIC,
+    NUM_LINES,
+    add_part,
+    make_folder,
+    records_of,
+    write_output,
+)
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".h5", ".parquet")
-NUM_LINES = 7
-ARITHMETIC = {"arithmetic": "Eigen, AVX2"}
-
-
-def kind_of(suffix: str) -> OutputSpec:
-    return OutputSpec(format_of(suffix), RecordSchema((-1, 0), 12))
-
-
-def records_of(first: int, num_lines: int) -> list[Record]:
-    return [
-        make_record(index, 3, indexes=(-1, 0))
-        for index in range(first, first + num_lines)
-    ]
-
-
-def write_output(path: Path, records: Sequence[Record]) -> bytes:
-    kind = kind_of(path.name)
-    encode, _ = encoder_for(kind)
-    writer = open_writer(str(path), kind, {}, resume=False)
-    writer.write(encode(with_lines(records)), len(records), is_whole=True)
-    writer.finish()
-    return path.read_bytes()
-
-
-def add_part(
-    folder: PartsFolder, suffix: str, first: int, num_lines: int, run: str = "run"
-) -> Part:
-    """Does what a worker does with a split."""
-    name = part_name(0, first, format_of(suffix))
-    temporary = Path(temporary_file(folder.path, run, name))
-    content = write_output(temporary, records_of(first, num_lines))
-    part = Part(name, first, num_lines, len(content), crc32(content), ARITHMETIC, "n1")
-    commit(folder.path, str(temporary), part)
-    return part
-
-
-def make_folder(path: Path, suffix: str = ".jsonl") -> tuple[PartsFolder, list[Part]]:
-    folder = PartsFolder(str(path))
-    folder.begin("run", {"layers": [-1, 0]}, {"split_bytes": 3})
-    # As they come: in any order.
-    parts = [add_part(folder, suffix, first, 3) for first in (3, 0)]
-    parts.append(add_part(folder, suffix, 6, 1))
-    return folder, sorted(parts, key=lambda part: part.name)
 
 
 def names_in(path: Path) -> list[str]:
@@ -132,80 +91,6 @@ def test_the_manifest_says_who_made_what_and_with_which_arithmetic(
 
 def parts_fields(part: Part) -> dict[str, Any]:
     return {name: getattr(part, name) for name in Part.__slots__}
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
-def test_the_parts_of_json_lines_are_joined_in_order(
-    tmp_path: Path, suffix: str
-) -> None:
-    folder, parts = make_folder(tmp_path / "out.parts", suffix)
-    output = tmp_path / f"out{suffix}"
-    writer = open_writer(str(output), kind_of(suffix), {"a": 1}, resume=True)
-    join_parts(folder.path, parts, writer)
-    paths = [os.path.join(folder.path, part.name) for part in parts]
-    pieces = [Path(path).read_bytes() for path in paths]
-    assert output.read_bytes() == b"".join(pieces)
-    whole = write_output(tmp_path / f"whole{suffix}", records_of(0, NUM_LINES))
-    assert list(read_features(output)) == list(
-        read_features(tmp_path / f"whole{suffix}")
-    )
-    if suffix == ".jsonl":
-        assert output.read_bytes() == whole
-    folder.remove()
-    assert not os.path.exists(folder.path)
-    again = open_writer(str(output), kind_of(suffix), {"a": 1}, resume=True)
-    assert again.is_complete
-    assert again.num_records_kept == NUM_LINES
-
-
-class Interrupting:
-    """A writer that fails after some calls of write, as a full disk does."""
-
-    def __init__(self, writer: Writer, num_calls: int) -> None:
-        self._writer = writer
-        self._num_calls = num_calls
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-    def write(self, *args: Any, **fields: Any) -> None:
-        if self._num_calls == 0:
-            raise OutputError("full")
-        self._num_calls -= 1
-        self._writer.write(*args, **fields)
-
-
-@pytest.mark.parametrize("num_calls", range(6))
-def test_a_join_that_was_stopped_goes_on(tmp_path: Path, num_calls: int) -> None:
-    folder, parts = make_folder(tmp_path / "out.parts")
-    output = tmp_path / "out.jsonl"
-    kind = kind_of(".jsonl")
-    writer = open_writer(str(output), kind, {}, resume=True)
-    with pytest.raises(OutputError, match="full"):
-        join_parts(folder.path, parts, Interrupting(writer, num_calls))
-    writer = open_writer(str(output), kind, {}, resume=True)
-    # Whole parts only, each of which takes two calls.
-    assert writer.num_records_kept == [0, 0, 3, 3, 6, 6][num_calls]
-    join_parts(folder.path, parts, writer)
-    assert output.read_bytes() == write_output(
-        tmp_path / "whole.jsonl", records_of(0, NUM_LINES)
-    )
-    run = json.loads((tmp_path / "out.jsonl.run.json").read_bytes())
-    assert run["num_records"] == NUM_LINES
-
-
-def test_a_damaged_part_is_not_joined(tmp_path: Path) -> None:
-    folder, parts = make_folder(tmp_path / "out.parts")
-    path = Path(folder.path) / parts[1].name
-    content = bytearray(path.read_bytes())
-    content[40] ^= 1
-    path.write_bytes(content)
-    writer = open_writer(
-        str(tmp_path / "out.jsonl"), kind_of(".jsonl"), {}, resume=True
-    )
-    with pytest.raises(OutputError, match=f"{parts[1].name}: damaged"):
-        join_parts(folder.path, parts, writer)
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_part_is_not_there_before_it_is_told_of(

@@ -110,6 +110,8 @@ ORDER = (
     "cluster.ray_cluster",
     "cluster.dispatch",
     "cluster.join",
+    "cluster.leftovers",
+    "cluster.tally",
     "cluster.driver",
     # the trunk
     "extractor",
