@@ -21,6 +21,7 @@ from bert_extract.checkpoints.sentence_model import (
 from bert_extract.errors import OptionsError, VocabError
 from bert_extract.inputs.line_parts import LineOptions
 from bert_extract.model import arithmetic, devices, self_check
+from bert_extract.model.arithmetic import BFLOAT16
 from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig, Dialect
 from bert_extract.model.devices import Device
 from bert_extract.model.layer_plan import LayerPlan
@@ -226,6 +227,8 @@ class OpenedModel:
         logging.info("%s, %s", self.device, self.options.precision)
         if self.devices[0].kind == "CPU":
             devices.warn_of_unusable_gpu()
+            if self.options.precision == BFLOAT16:
+                devices.warn_of_slow_bfloat16()
         logging.debug(
             "%s: read as %s code reads it: hidden_act %s, layer_norm_eps %g",
             self.options.bert_config_file,

@@ -249,3 +249,33 @@ def test_an_arithmetic_that_the_cpu_lacks_is_refused(
         return
     with pytest.raises(OptionsError, match=f"--precision={precision}: .*{message}"):
         devices.check_precision(precision, cpu)
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "is_slow"),
+    [
+        ("avx512_bf16 avx512_fp16", "GenuineIntel", True),  # AMX is hidden
+        (
+            "avx512_bf16 avx512_fp16 amx_tile amx_int8 amx_bf16",
+            "GenuineIntel",
+            False,
+        ),
+        ("avx512_bf16", "GenuineIntel", False),  # Cooper Lake, which never had AMX
+        ("avx512_bf16", "AuthenticAMD", False),
+        ("avx512_bf16 avx512_fp16", "AuthenticAMD", False),
+    ],
+)
+def test_bfloat16_that_is_slower_than_float32_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    flags: str,
+    vendor: str,
+    is_slow: bool,
+) -> None:
+    before = "sse4_1 avx avx2 fma avx512f avx512bw avx512vl avx512dq avx512_vnni"
+    cpuinfo = {"flags": f"{before} {flags}", "vendor_id": vendor}
+    monkeypatch.setattr(arithmetic, "_cpuinfo", lambda *keys: cpuinfo[keys[0]])
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    devices.warn_of_slow_bfloat16()
+    assert ("nearly twice as long" in caplog.text) == is_slow

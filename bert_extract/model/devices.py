@@ -127,6 +127,16 @@ def warn_of_unusable_gpu() -> None:
         )
 
 
+def warn_of_slow_bfloat16() -> None:
+    """Says that float32 would be faster, where the CPU's bfloat16 is slow."""
+    if arithmetic.has_slow_bfloat16():
+        logging.warning(
+            "--precision=bfloat16: without AMX, which this CPU's kind has but which is "
+            "hidden or switched off here, it takes nearly twice as long as "
+            "--precision=float32"
+        )
+
+
 def check_precision(precision: str, devices: list[Device]) -> None:
     """Refuses an arithmetic that the devices lack, or have only slowly.
 
