@@ -70,7 +70,9 @@ _MAX_STRETCH_TOKENS = 32768
 _MAX_STRETCH_TOKENS_GPU = 65536
 # Numbers of records that are encoded at once, which takes some milliseconds: threads
 # hand on work less often where lines are short and models narrow.
-_ENCODED_AT_ONCE = 1 << 17
+_ENCODED_AT_ONCE = 1 << 19
+# What each line costs besides, in numbers.
+_NUMBERS_PER_LINE = 1 << 8
 Encoded = TypeVar("Encoded")
 
 
@@ -99,6 +101,7 @@ class Engine:
         self.model = model
         self._loaded = model.load()
         self._is_gpu = model.devices[0].kind == "GPU"
+        self._rows = model.arithmetic.rows_for(model.config.hidden_size)
 
     def run(
         self,
@@ -143,8 +146,12 @@ class Engine:
             lines: Sequence[Features], outputs: Sequence[_Computed | None]
         ) -> tuple[Encoded, int, int]:
             start = time.perf_counter()
-            layers = [None if o is None else o.layers for o in outputs]
-            encoded = encode(builder.to_parts(lines, layers))
+            try:
+                layers = [None if o is None else o.layers for o in outputs]
+                encoded = encode(builder.to_parts(lines, layers))
+            except BaseException:
+                builder.abort(lines)  # nobody may wait for what never comes
+                raise
             work.encoded(lines, time.perf_counter() - start)
             num_slots = sum(o.num_slots for o in outputs if o is not None)
             num_repeated = sum(
@@ -177,6 +184,7 @@ class Engine:
                 devices.check_process()  # whoever took it may have forked
         finally:
             arrivals.close()
+            builder.close()
 
     def log_example(self, example: Example) -> None:
         """Shows what becomes of an example, as the original did for the first ones."""
@@ -249,22 +257,20 @@ class Engine:
         return stretch_tokens(self.model.layer_plan, self._is_gpu)
 
     def _plan(self, stretch: Sequence[Features]) -> list[list[int]]:
-        lengths = [self._padded_length(line) for line in stretch]
-        max_slots = self._max_slots(sum(lengths))
-        rule = self.model.arithmetic.rows_for(self.model.config.hidden_size)
-        return batching.plan_batches(
-            lengths,
-            max_slots,
-            mixes_lengths=self.model.mixes_lengths,
-            least_slots=rule.least,
-        )
+        if self.model.packs_lines:
+            lengths = [len(line.input_ids) for line in stretch]
+            max_slots = self._max_slots(sum(lengths))
+            return batching.plan_packed_batches(lengths, max_slots, self._rows.least)
+        lengths = [self._num_slots(line) for line in stretch]
+        return batching.plan_batches(lengths, self._max_slots(sum(lengths)))
 
     def _weight(self, group: Sequence[Features]) -> float:
         """The share of what is encoded at once that a group is."""
         plan = self.model.layer_plan
-        num_entries = sum(part.size for part in group)
-        num_numbers = num_entries * len(plan.record_positions) * plan.vector_size
-        return num_numbers / _ENCODED_AT_ONCE
+        num_numbers = len(plan.record_positions) * plan.vector_size
+        num_entries = sum(part.part.entries.num_entries for part in group)
+        weight = num_entries * num_numbers + len(group) * _NUMBERS_PER_LINE
+        return weight / _ENCODED_AT_ONCE
 
     def _max_slots(self, stretch_slots: int) -> int:
         """The most token slots of one batch of a stretch that has so many."""
@@ -276,9 +282,13 @@ class Engine:
         most = cpu_slots(self.model.config.hidden_size, self.model.arithmetic)
         return min(allowed, most, max(share, _LEAST_CPU_SLOTS))
 
-    def _padded_length(self, line: Features) -> int:
+    def _num_slots(self, line: Features) -> int:
+        """How many rows are computed for a line: its tokens, and padding."""
+        num_tokens = len(line.input_ids)
+        if self.model.packs_lines:
+            return num_tokens
         multiple = _GPU_LENGTH_MULTIPLE if self._is_gpu else 1
-        length = batching.padded_length(len(line.input_ids), multiple)
+        length = batching.padded_length(num_tokens, multiple)
         return min(length, self.model.config.max_position_embeddings)
 
     def _compute(
@@ -304,20 +314,15 @@ class Engine:
         self, thread_number: int, lines: Sequence[Features]
     ) -> list[_Computed]:
         """Runs the model; what it gives for each line are views of its outputs."""
-        by_length = [(self._padded_length(lines[0]), lines)]
-        if self.model.mixes_lengths:
-            groups = itertools.groupby(lines, self._padded_length)
-            by_length = [(length, list(own)) for length, own in groups]
-        batches = [batching.to_batch(own, length) for length, own in by_length]
-        layers = self._layers(thread_number % len(self.model.devices), batches)
-        lengths = [length for length, own in by_length for _ in own]
+        layers = self._layers(thread_number % len(self.model.devices), lines)
+        num_slots = [self._num_slots(line) for line in lines]
         # The rows of each line: the pooler gives one.
-        nums = [1] * len(lines) if self.model.options.wants_pooler else lengths
+        nums = [1] * len(lines) if self.model.options.wants_pooler else num_slots
         ends = itertools.accumulate(nums)
         # Rows that are only there for the kernels count with the first line.
-        rule = self.model.arithmetic.rows_for(self.model.config.hidden_size)
-        num_slots = [*lengths]
-        num_slots[0] += rule.num_rows(sum(lengths)) - sum(lengths)
+        sum_slots = sum(num_slots)
+        num_slots = [*num_slots]
+        num_slots[0] += self._rows.num_rows(sum_slots) - sum_slots
         computed = []
         for line, num, end, slots in zip(lines, nums, ends, num_slots, strict=True):
             start = end - num
@@ -325,11 +330,13 @@ class Engine:
             computed.append(_Computed(tuple(rows[own] for rows in layers), slots))
         return computed
 
-    def _layers(self, device_number: int, batches: Sequence[Batch]) -> Layers:
+    def _layers(self, device_number: int, lines: Sequence[Features]) -> Layers:
         """The layers of all lines, float32 [num_rows, size] each, as they were made."""
-        inputs: Batch | PackedBatch = batches[0]
-        if self.model.mixes_lengths:
-            inputs = batching.pack(batches)
+        inputs: Batch | PackedBatch
+        if self.model.packs_lines:
+            inputs = batching.pack(lines)
+        else:
+            inputs = batching.to_batch(lines, self._num_slots(lines[0]))
         fields = [getattr(inputs, field.name) for field in dataclasses.fields(inputs)]
         with tf.device(self.model.devices[device_number].name):
             outputs = self._loaded.graphs[device_number](*map(tf.constant, fields))
@@ -339,10 +346,14 @@ class Engine:
         plan = self.model.layer_plan
         if not plan.is_mixed:
             return layers
-        return mix_layers(
+        mixed = mix_layers(
             [layers[position] for position in plan.layer_positions],
             self.model.options.layer_pooling,
         )
+        for layer in mixed:
+            # As TensorFlow's arrays are: lines that say the same share them.
+            layer.flags.writeable = False
+        return mixed
 
     def _record_builder(self) -> RecordBuilder:
         """Makes the builder of one run."""

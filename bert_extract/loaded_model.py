@@ -37,8 +37,8 @@ _MOST_KINDS = 8
 _GELU_FORMS = {GELU_TANH: "gelu in its tanh form", GELU_ERF: "gelu in its erf form"}
 _CODES = {Dialect.GOOGLE: "Google's", Dialect.HUGGING_FACE: "Hugging Face's"}
 
-# What `BertModel.__call__` takes, or `BertModel.compute_packed` where the model mixes
-# lengths -> what it gives: the layers that the plan says.
+# What `BertModel.__call__` takes, or `BertModel.compute_packed` where the model packs
+# lines -> what it gives: the layers that the plan says.
 Graph = Callable[..., Sequence[tf.Tensor]]
 
 
@@ -169,19 +169,14 @@ class OpenedModel:
         return LoadedModel(tokenizer, graphs, keeps_bits)
 
     @property
-    def mixes_lengths(self) -> bool:
-        """Whether lines of several padded lengths are computed in one batch.
-
-        All of a model's batches are computed by the same graph, and where nobody knows
-        how the kernels add, by the one that the check of the machine looks at.
-        """
-        return self.devices[0].kind == "CPU" and self.arithmetic.is_known
+    def packs_lines(self) -> bool:
+        """Whether lines of any lengths are computed in one batch, without padding."""
+        return self.arithmetic.has_encoder_kernel
 
     def _make_graph(self, loaded: LoadedWeights, device: Device) -> Graph:
         """Traces the model for one device; its weights go there."""
         ids = tf.TensorSpec([None, None], tf.int32)
         rows = tf.TensorSpec([None], tf.int32)
-        shapes = tf.TensorSpec([None, 2], tf.int32)
         with tf.device(device.name):
             weights = loaded.weights
             if device.kind == "GPU":
@@ -195,9 +190,9 @@ class OpenedModel:
             )
             function: Callable[..., Sequence[tf.Tensor]] = model
             inputs = [ids, ids, ids]
-            if self.mixes_lengths:
+            if self.packs_lines:
                 function = model.compute_packed
-                inputs = [rows, rows, rows, rows, shapes]
+                inputs = [rows, rows, rows, rows]
             graph = tf.function(function, input_signature=inputs, autograph=False)
             traced: Graph = graph.get_concrete_function()
         return traced

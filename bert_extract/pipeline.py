@@ -49,8 +49,10 @@ class _Stretch(Generic[Line, Output, Encoded]):
         groups: Sequence[Sequence[Line]],
         lines: list[Line],
         batches: list[list[int]],
+        weights: list[float],
     ) -> None:
         self.lines = lines
+        self._weights = weights  # of each group, see `Pipeline.__init__`
         self.batches = deque(batches)
         self.outputs: list[Output | None] = [None] * len(lines)
         self.groups: list[range] = []
@@ -68,15 +70,14 @@ class _Stretch(Generic[Line, Output, Encoded]):
         # What became of a run of groups, by the number of its first one.
         self.encoded: dict[int, list[Encoded | _Failure]] = {}
 
-    def take_run(self, weigh: Callable[[Sequence[Line]], float]) -> range:
+    def take_run(self) -> range:
         """The groups that are ready from the next one on, until they weigh enough."""
         first = end = self.next_to_encode
         weight = 0.0
         while (
             weight < FULL_RUN and end < len(self.groups) and self.num_missing[end] == 0
         ):
-            group = self.groups[end]
-            weight += weigh(self.lines[group.start : group.stop])
+            weight += self._weights[end]
             end += 1
         self.next_to_encode = end
         return range(first, end)
@@ -110,7 +111,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
           compute: (number of the thread, lines of a batch) -> one output for each.
           encode: a group of consecutive lines and their outputs (None for a line in
             no batch) -> what is yielded. A group may wait in it for those before it:
-            they were begun earlier, each on a thread of its own.
+            they were begun earlier, by this thread or another.
           num_compute_threads: how many batches are computed at once.
           num_encode_threads: threads that only encode. If there are none, the
             compute threads encode whenever a group is ready.
@@ -152,9 +153,9 @@ class Pipeline(Generic[Line, Output, Encoded]):
             args = (0, False, True)
             threads.append(threading.Thread(target=self._work, args=args, daemon=True))
         process_id = os.getpid()
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             yield from self._take()
             for thread in threads:
                 thread.join()
@@ -217,7 +218,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
             for groups in stretches:
                 lines = [line for group in groups for line in group]
                 stretch = _Stretch[Line, Output, Encoded](
-                    groups, lines, self._plan(lines)
+                    groups, lines, self._plan(lines), list(map(self._weigh, groups))
                 )
                 with self._changed:
                     while len(self._stretches) >= _MAX_STRETCHES and not self._stopped:
@@ -253,7 +254,7 @@ class Pipeline(Generic[Line, Output, Encoded]):
             while not self._stopped and self._error is None:
                 for stretch in self._stretches:
                     if can_encode and self._may_encode(stretch):
-                        run = stretch.take_run(self._weigh)
+                        run = stretch.take_run()
                         self._num_encoded += 1
                         return lambda: self._encode_run(stretch, run)
                     if can_compute and stretch.batches:

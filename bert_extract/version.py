@@ -1,3 +1,3 @@
 """The version, alone in a file so that the build can read it."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -37,7 +37,7 @@ installation() {
     (cd / && PYTHONPATH= "$python" -c \
         'import importlib.util as u; print(getattr(u.find_spec("bert_extract"), "origin", ""))')
     (cd "$root" && cat pyproject.toml scripts/constraints.txt \
-        bert_extract/output/_*_kernel.c | cksum)
+        bert_extract/*/_*_kernel.c bert_extract/*/_*_forms.h | cksum)
 }
 
 # set_up run|dev: .venv holds the tool, and with dev what its tests need too.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bert_extract.pipeline import FULL_RUN, EncodedGroup, Pipeline
+from bert_extract.pipeline import FULL_RUN, EncodedGroup, Pipeline, _Stretch
 
 # Far longer than anything here takes: a deadlock must fail, not hang.
 PATIENCE = 20.0
@@ -238,24 +238,46 @@ def test_an_error_of_the_planner_comes_after_what_was_planned() -> None:
     assert seen == [*range(8)]
 
 
-def test_light_groups_that_are_ready_are_encoded_by_one_thread_in_one_go() -> None:
-    threads: list[str] = []
+def test_light_groups_that_are_ready_are_encoded_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[range] = []
+    take_run = _Stretch.take_run
 
-    def encode(lines: Sequence[int], outputs: Sequence[int]) -> list[int]:
-        threads.append(threading.current_thread().name)
-        return list(outputs)
+    def take(stretch: _Stretch[int, int, list[int]]) -> range:
+        runs.append(take_run(stretch))
+        return runs[-1]
 
+    monkeypatch.setattr(_Stretch, "take_run", take)
     pipeline = make_pipeline(
         # One batch: all of the stretch is ready at once.
         plan=lambda stretch: [[*range(len(stretch))]],
-        encode=encode,
         num_encode_threads=2,
         weigh=lambda group: len(group) / 20,
     )
     groups = list(pipeline.run(stretches_of(40, num_stretches=1)))
     assert [group.lines[0] for group in groups] == [*range(0, 40, 4)]
-    # Five groups of four lines are a run.
-    assert len({*threads[:5]}) == len({*threads[5:]}) == 1
+    assert runs == [range(5), range(5, 10)]  # five groups of four lines each
+
+
+def test_threads_end_if_one_of_them_cannot_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(make_pipeline(num_compute_threads=3).run(stretches_of(40)))
+    for thread in started:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
 
 
 def test_a_group_that_fails_stops_no_other_of_its_run() -> None:

@@ -52,11 +52,14 @@ def clone(tmp_path: Path) -> Path:
     """What the scripts look at before they install, and a bin/ for the PATH."""
     root = tmp_path / "a clone"
     shutil.copytree(REPOSITORY / "scripts", root / "scripts")
-    (root / "bert_extract" / "output").mkdir(parents=True)
+    for wing in ("output", "model"):
+        (root / "bert_extract" / wing).mkdir(parents=True)
     kernels = (
         "bert_extract/output/_json_kernel.c",
         "bert_extract/output/_parser_kernel.c",
         "bert_extract/output/_crc_kernel.c",
+        "bert_extract/model/_encoder_kernel.c",
+        "bert_extract/model/_encoder_forms.h",
     )
     for name in ("pyproject.toml", *kernels):
         shutil.copy(REPOSITORY / name, root / name)

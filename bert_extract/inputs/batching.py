@@ -1,11 +1,12 @@
 """Features -> Batch: stretches sorted by length; the only place that pads.
 
-Lines of one padded length share a batch, and the padded length is a function of the
-line's own length: so what the model computes for a line does not depend on which
-other lines stand near it. Small batches of several lengths may be computed together,
-each with attention of its own.
+Where the model packs lines, those of a batch stand one behind the other, whatever their
+lengths. Elsewhere lines of one padded length share a batch, and the padded length is a
+function of the line's own length: so what the model computes for a line does not depend
+on which other lines stand near it.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -66,23 +67,32 @@ def groups(features: Iterable[Features | None]) -> Iterator[list[Features]]:
     If a line cannot be read, the groups before it that are whole are still given, and
     then the error is raised.
     """
+    for group, _ in _sized_groups(features):
+        yield group
+
+
+def _sized_groups(
+    features: Iterable[Features | None],
+) -> Iterator[tuple[list[Features], int]]:
+    """Gives the groups, and of each the sum of its parts' sizes."""
     group: list[Features] = []
-    num_entries = 0
+    size = 0
     for part in features:
         if part is None:
             if group:
-                yield group
-            yield []
-            group, num_entries = [], 0
+                yield group, size
+            yield [], 0
+            group, size = [], 0
             continue
         group.append(part)
-        num_entries += part.size
-        is_full = len(group) >= (GROUP_SIZE if part.is_last else _MAX_GROUP_SIZE)
-        if is_full or (num_entries >= _MAX_GROUP_ENTRIES and not part.is_last):
-            yield group
-            group, num_entries = [], 0
+        size += part.size
+        is_last = part.part.is_last
+        is_full = len(group) >= (GROUP_SIZE if is_last else _MAX_GROUP_SIZE)
+        if is_full or (size >= _MAX_GROUP_ENTRIES and not is_last):
+            yield group, size
+            group, size = [], 0
     if group:
-        yield group
+        yield group, size
 
 
 def stretches(
@@ -103,11 +113,11 @@ def stretches(
     num_tokens = num_parts = 0
     most = max_tokens // 2
     try:
-        for group in groups(features):
+        for group, size in _sized_groups(features):
             is_pause = not group
             if not is_pause:
                 stretch.append(group)
-            num_tokens += sum(part.size for part in group)
+            num_tokens += size
             num_parts += len(group)
             is_full = num_tokens >= most or num_parts >= _MAX_STRETCH_LINES
             if is_full or (is_pause and stretch):
@@ -133,100 +143,121 @@ def _first_groups(stretch: Sequence[Sequence[Features]], num_tokens: int) -> int
     return min(num_groups, len(stretch) - 1)
 
 
-def plan_batches(
-    padded_lengths: Sequence[int],
-    max_slots: int,
-    *,
-    mixes_lengths: bool = False,
-    least_slots: int = 1,
-) -> list[list[int]]:
-    """Puts the lines of a stretch into batches, the ones with longest lines first.
-
-    Lines of one length fill batches as far as they go; those that are left over may
-    share batches with lines of the next lengths.
+def plan_batches(padded_lengths: Sequence[int], max_slots: int) -> list[list[int]]:
+    """Puts the lines of a stretch into batches of one length, the longest ones first.
 
     Args:
       padded_lengths: the padded length of each line; 0 for what has no tokens, which
         is in no batch.
       max_slots: the most rows x padded length of one batch; a line that is longer
         alone makes a batch of its own.
-      mixes_lengths: whether a batch may have lines of several lengths.
-      least_slots: a batch with fewer costs as much as one with so many. One of several
-        lengths may exceed `max_slots` for it.
+
+    Returns:
+      For each batch the indexes of its lines in the stretch.
+    """
+    batches = []
+    for length, line_indexes in _by_length(padded_lengths).items():
+        most = max(1, max_slots // length)
+        starts = range(0, len(line_indexes), most)
+        batches += [line_indexes[start : start + most] for start in starts]
+    return batches
+
+
+def plan_packed_batches(
+    lengths: Sequence[int], max_slots: int, least_slots: int = 1
+) -> list[list[int]]:
+    """Puts the lines of a stretch into batches of any lengths, the longest ones first.
+
+    As few as will do, and nearly all of the very same size: TensorFlow needs some
+    milliseconds for each size that it meets for the first time.
+
+    Args:
+      lengths: of each line, in tokens; 0 for what has no tokens, which is in no batch.
+      max_slots: the most tokens of one batch; a line that is longer alone makes a batch
+        of its own.
+      least_slots: a batch with fewer tokens costs as much as one with so many; the last
+        one may exceed `max_slots` for it.
 
     Returns:
       For each batch the indexes of its lines in the stretch, by length.
     """
-    indexes_by_length: dict[int, list[int]] = {}
-    for line_index, length in enumerate(padded_lengths):
-        if length:
-            indexes_by_length.setdefault(length, []).append(line_index)
-    batches, leftovers = [], []
-    for length in sorted(indexes_by_length, reverse=True):
-        line_indexes = indexes_by_length[length]
-        most = max(1, max_slots // length)
-        cut = [line_indexes[i : i + most] for i in range(0, len(line_indexes), most)]
-        if mixes_lengths and most * length < least_slots:
-            leftovers += line_indexes
-            continue
-        if mixes_lengths and len(cut[-1]) < most:
-            leftovers += cut.pop()
-        batches += cut
-    batches += _pack(leftovers, padded_lengths, max_slots, least_slots)
-    return sorted(batches, key=lambda batch: -padded_lengths[batch[0]])
-
-
-def _pack(
-    line_indexes: Sequence[int],
-    padded_lengths: Sequence[int],
-    max_slots: int,
-    least_slots: int,
-) -> list[list[int]]:
-    """Divides lines, the longest first, into batches of nearly the same size."""
-    num_slots = sum(padded_lengths[line_index] for line_index in line_indexes)
-    # As few as will do, and each with its share.
-    share = num_slots / max(1, -(-num_slots // max(max_slots, least_slots)))
-    share = max(share, least_slots)
+    by_length = {
+        length: deque(line_indexes)
+        for length, line_indexes in _by_length(lengths).items()
+    }
+    num_left = sum(lengths)
+    max_slots = max(max_slots, least_slots)
+    num_batches = max(1, -(-num_left // max_slots))
+    share = max(-(-num_left // num_batches), least_slots)
     batches: list[list[int]] = []
     size = 0
-    for line_index in line_indexes:
-        length = padded_lengths[line_index]
-        is_too_large = size + length > max_slots and size >= least_slots
-        if not batches or size >= share or is_too_large:
-            batches.append([])
-            size = 0
-        batches[-1].append(line_index)
-        size += length
+    while by_length:
+        batch, size = _fill(by_length, num_left if num_left <= max_slots else share)
+        batches.append(batch)
+        num_left -= size
     if size < least_slots and len(batches) > 1:
         last = batches.pop()
         batches[-1] += last
     return batches
 
 
+def _by_length(lengths: Sequence[int]) -> dict[int, list[int]]:
+    """The indexes of the lines of each length, the longest first; none of length 0."""
+    indexes: dict[int, list[int]] = {}
+    for line_index, length in enumerate(lengths):
+        if length:
+            indexes.setdefault(length, []).append(line_index)
+    return {length: indexes[length] for length in sorted(indexes, reverse=True)}
+
+
+def _fill(by_length: dict[int, deque[int]], most: int) -> tuple[list[int], int]:
+    """Takes the longest lines that there is room for, again and again.
+
+    Args:
+      by_length: the lines that are left, the longest first; what is taken goes.
+      most: tokens; one line alone may have more.
+
+    Returns:
+      The lines, and how many tokens they have.
+    """
+    batch: list[int] = []
+    size = 0
+    for length, line_indexes in list(by_length.items()):
+        num = min((most - size) // length, len(line_indexes))
+        if not batch:
+            num = max(num, 1)
+        batch += [line_indexes.popleft() for _ in range(num)]
+        size += num * length
+        if not line_indexes:
+            del by_length[length]
+        if size >= most:
+            break
+    return batch, size
+
+
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """What the model gets: batches of several padded lengths, row after row.
+    """What the model gets: lines of any lengths, token after token.
 
-    T is the sum of batch_size * seq_length.
+    T is the sum of the lengths.
     """
 
     input_ids: NDArray[np.int32]  # [T]
-    input_mask: NDArray[np.int32]  # [T], 1 for a token
     token_type_ids: NDArray[np.int32]  # [T]
     positions: NDArray[np.int32]  # [T], of each token in its line
-    shapes: NDArray[np.int32]  # [num_batches, 2]: batch_size, seq_length
+    lengths: NDArray[np.int32]  # [num_lines]
 
 
-def pack(batches: Sequence[Batch]) -> PackedBatch:
-    """Lays batches one behind the other."""
-    shapes = [batch.input_ids.shape for batch in batches]
-    positions = [np.tile(np.arange(length, dtype=np.int32), n) for n, length in shapes]
+def pack(lines: Sequence[Features]) -> PackedBatch:
+    """Lays lines one behind the other."""
+    lengths = np.fromiter((len(x.input_ids) for x in lines), np.int32, len(lines))
+    ends = np.cumsum(lengths, dtype=np.int32)
+    positions = np.arange(ends[-1], dtype=np.int32)
     return PackedBatch(
-        input_ids=np.concatenate([batch.input_ids.ravel() for batch in batches]),
-        input_mask=np.concatenate([batch.input_mask.ravel() for batch in batches]),
-        token_type_ids=np.concatenate([b.token_type_ids.ravel() for b in batches]),
-        positions=np.concatenate(positions),
-        shapes=np.array(shapes, np.int32),
+        input_ids=np.concatenate([line.input_ids for line in lines]),
+        token_type_ids=np.concatenate([line.token_type_ids for line in lines]),
+        positions=positions - np.repeat(ends - lengths, lengths),
+        lengths=lengths,
     )
 
 

@@ -9,6 +9,7 @@ pair    [CLS] is this jack ##son ? [SEP] no it is not [SEP]
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +96,11 @@ class LinePart:
         return self.number == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(NamedTuple):
     """One example, or a part of a long one, as the model takes it, but for padding.
 
-    A part may give entries, and have no token for the model: those are zeros.
+    A part may give entries, and have no token for the model: those are zeros. A tuple,
+    since a frozen dataclass takes three times as long to make, and each line has one.
     """
 
     unique_id: int
@@ -328,20 +329,19 @@ def lay_out_singles(
         input_ids[places] = special_id
     input_ids[is_wordpiece] = np.concatenate([_NO_IDS, *ids_by_text])
     no_second_text = np.zeros(max_seq_length, np.int32)
+    # What lines of a length have in common.
+    by_length = {
+        length: (no_second_text[:length], _whole_line(length))
+        for length in set(lengths.tolist())
+    }
     return [
-        Features(
-            unique_id,
-            input_ids[start:end],
-            no_second_text[: end - start],
-            is_cut,
-            False,
-            _whole_line(end - start),
-        )
-        for unique_id, start, end, is_cut in zip(
+        Features(unique_id, input_ids[start:end], types, is_cut, False, part)
+        for unique_id, start, end, is_cut, (types, part) in zip(
             unique_ids,
             starts.tolist(),
             ends.tolist(),
             is_truncated.tolist(),
+            map(by_length.__getitem__, lengths.tolist()),
             strict=True,
         )
     ]

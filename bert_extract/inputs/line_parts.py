@@ -86,7 +86,7 @@ def to_parts(
             lines = [_as_sentence(features) for features in lines]
         if layout.keeps_line:
             lines = [
-                replace(features, line=line_of(example))
+                features._replace(line=line_of(example))
                 for features, example in zip(lines, examples, strict=True)
             ]
         examples.clear()
@@ -119,8 +119,7 @@ def _numbered(parts: Iterator[Features]) -> Iterator[Features]:
             yield features
             return
         part = features.part
-        yield replace(
-            features,
+        yield features._replace(
             # Said once a line.
             is_truncated=features.is_truncated and is_first,
             is_pair=features.is_pair and is_first,
@@ -183,7 +182,7 @@ class _Line:
             if self._layout.unit == "sentence":
                 yield _as_sentence(features, _whole(offsets))
             else:
-                yield replace(features, part=replace(features.part, offsets=offsets))
+                yield features._replace(part=replace(features.part, offsets=offsets))
         elif self._layout.unit == "sentence":
             yield _as_sentence(features)
         else:
@@ -197,7 +196,7 @@ class _Line:
             self._vocab,
             self._layout.max_seq_length,
         )
-        return features if self._line is None else replace(features, line=self._line)
+        return features if self._line is None else features._replace(line=self._line)
 
     # -- wordpieces and sentences
 
@@ -214,7 +213,7 @@ class _Line:
         part = LinePart(
             TakenTokens(start, end), is_windowed=self._is_windowed, offsets=offsets
         )
-        return replace(features, part=part)
+        return features._replace(part=part)
 
     def _sentence_of_window(self, features: Features, window: Window) -> Features:
         offsets = None
@@ -229,7 +228,7 @@ class _Line:
             is_windowed=self._is_windowed,
             offsets=offsets if window.is_last else None,
         )
-        return replace(features, part=part)
+        return features._replace(part=part)
 
     def _offsets(self, name: TextName, wordpieces: Wordpieces) -> NDArray[np.int64]:
         """Where wordpieces stand in the line of the file: int64 [num_wordpieces, 2]."""
@@ -274,7 +273,7 @@ class _Line:
         ranges = np.concatenate([chunk.ranges for chunk in chunks])
         counts = ranges[:, 1] - ranges[:, 0]
         if not counts.any():  # there is nothing for the model to compute
-            features = replace(features, input_ids=_NO_IDS, token_type_ids=_NO_IDS)
+            features = features._replace(input_ids=_NO_IDS, token_type_ids=_NO_IDS)
         first_word_continues, self._last_word_continues = (
             self._last_word_continues,
             len(ranges) > len(spans),
@@ -294,7 +293,7 @@ class _Line:
             num_cut=sum(chunk.num_cut for chunk in chunks),
         )
         part = LinePart(words, is_windowed=self._is_windowed, offsets=offsets)
-        return replace(features, part=part)
+        return features._replace(part=part)
 
     def _tokens(self, chunk: "_Chunk") -> list[str]:
         text = self._example.text_b if chunk.name == "b" else self._example.text_a
@@ -432,7 +431,7 @@ def _as_sentence(
 ) -> Features:
     """Makes one entry of all tokens of a line that is one part."""
     sentence = Sentence(0, len(features.input_ids))
-    return replace(features, part=LinePart(sentence, offsets=offsets))
+    return features._replace(part=LinePart(sentence, offsets=offsets))
 
 
 def _whole(offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -95,8 +95,8 @@ class Arithmetic:
     has_steady_softmax: bool
     # Whether that was measured for this kind. Else `self_check` has to look.
     is_known: bool
-    # Whether gelu's tanh form is computed inside the product before it. Else it is
-    # written with fewer operations, see `modeling`.
+    # Whether gelu is computed inside the product before it. Else it is an operation of
+    # `encoder_kernel`.
     has_gelu_in_product: bool = True
     # Up to how many rows a product has the same bits, as far as was looked.
     most_rows: int = 1200
@@ -106,6 +106,8 @@ class Arithmetic:
     prepacks_weights: bool = False
     # Whether LayerNorm is one operation, see `onednn.layer_norm`.
     has_layer_norm: bool = False
+    # Whether `encoder_kernel` is there: lines of any lengths share a batch then.
+    has_encoder_kernel: bool = False
 
     def rows_for(self, hidden_size: int) -> RowRule:
         """The rule for a model of that size."""
@@ -220,13 +222,18 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
         return Arithmetic(device_kind, RowRule(1, 2), RowRule(1, 2), True, False)
     import tensorflow as tf
 
-    from bert_extract.model import onednn
+    from bert_extract.model import encoder_kernel, onednn
 
     has_onednn, name = _has_onednn(), instruction_set()
     has_usual_cache = first_cache() == _USUAL_CACHE
     kernels = f"{'oneDNN' if has_onednn else 'Eigen'}, {name}"
     if not has_onednn and not has_usual_cache:
         kernels += f", cache of {first_cache() or '?'} KiB"  # cut, and so added, by it
+    has_encoder_kernel = encoder_kernel.is_built()
+    if not has_encoder_kernel:
+        kernels += (
+            ", TensorFlow's attention"  # which adds in another order, as its gelu
+        )
     # As `devices` sets it, unless TensorFlow had begun before. Eigen divides a product
     # among its threads, and so each row's place in a block changes with their number.
     is_alone = tf.config.threading.get_intra_op_parallelism_threads() == 1
@@ -244,8 +251,12 @@ def in_force(device_kind: str, precision: str) -> Arithmetic:
                 is_known=is_alone,
                 prepacks_weights=asks.prepacks_weights and onednn.has_prepacked_dense(),
                 has_layer_norm=onednn.has_layer_norm(),
+                has_encoder_kernel=has_encoder_kernel,
             )
-    return Arithmetic(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False)
+    return Arithmetic(
+        *(kernels, _UNKNOWN_ROWS, _UNKNOWN_ROWS, False, False),
+        has_encoder_kernel=has_encoder_kernel,
+    )
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

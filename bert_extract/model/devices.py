@@ -27,6 +27,18 @@ _MALLOC_SETTINGS = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20}
 
 # The process that TensorFlow was set up in; None before that.
 _process_id: int | None = None
+# Whether this one was forked from it. Asked for the number of a process each time, a
+# system spends as long as on some short lines.
+_is_forked = False
+
+
+def _note_fork() -> None:
+    global _is_forked
+    _is_forked = _process_id is not None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def check_process() -> None:
     Raises:
       BertExtractError: TensorFlow was set up before this process was forked.
     """
-    if _process_id not in (None, os.getpid()):
+    if _is_forked:
         raise BertExtractError(
             f"this process ({os.getpid()}) was forked from process {_process_id} after "
             "a FeatureExtractor was made there, and TensorFlow's threads did not come "

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from bert_extract.model import onednn
+from bert_extract.model import encoder_kernel, onednn
 from bert_extract.model.arithmetic import Arithmetic, RowRule
 from bert_extract.model.config import GELU_ERF, GELU_TANH, BertConfig
 from bert_extract.options import EMBEDDINGS, POOLER
@@ -39,16 +39,6 @@ def _gelu(x: tf.Tensor) -> tf.Tensor:
     # devices.set_up_tensorflow). tf.pow(x, 3) took longer than the product itself.
     cube = (0.044715 * x) * tf.square(x)
     return x * ((tf.tanh((x + cube) * math.sqrt(2.0 / math.pi)) + 1.0) * 0.5)
-
-
-def _gelu_sigmoid(x: tf.Tensor) -> tf.Tensor:
-    """The same by 1 + tanh(z) = 2 sigmoid(2 z), for kernels that fuse nothing.
-
-    Six operations instead of nine, and more exact: Eigen's tanh is not, and adding 1 to
-    it loses what it has of small values.
-    """
-    factor = 2.0 * math.sqrt(2.0 / math.pi)
-    return x * tf.sigmoid(x * (factor + (factor * 0.044715) * tf.square(x)))
 
 
 def _gelu_erf(x: tf.Tensor) -> tf.Tensor:
@@ -173,13 +163,6 @@ class BertModel(tf.Module):
         self._encoder_layer = self._layer_step
         if not arithmetic.prepacks_weights:
             self._encoder_layer = tf.function(self._layer_step, autograph=False)
-        # Left a function in the graph, too: TensorFlow takes seconds to optimize twelve
-        # loops, and a tenth of it for one.
-        self._packed_attention = tf.function(
-            self._attend_packed,
-            autograph=False,
-            experimental_attributes={"_noinline": True},
-        )
 
     def __call__(
         self, input_ids: tf.Tensor, input_mask: tf.Tensor, token_type_ids: tf.Tensor
@@ -217,38 +200,33 @@ class BertModel(tf.Module):
     def compute_packed(
         self,
         input_ids: tf.Tensor,
-        input_mask: tf.Tensor,
         token_type_ids: tf.Tensor,
         positions: tf.Tensor,
-        shapes: tf.Tensor,
+        lengths: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """Computes batches of several lengths, whose rows share the dense products.
+        """Computes lines of any lengths, whose rows share the dense products.
 
-        Attention is computed for one batch after the other, all else for each row: so a
-        line has the same bits whatever batches are beside its own.
+        Where `arithmetic` has packed attention. Nothing is padded.
 
         Args:
-          input_ids: int32 [T], the batches' rows one behind the other.
-          input_mask: int32 [T].
+          input_ids: int32 [T], the lines' tokens one behind the other.
           token_type_ids: int32 [T].
           positions: int32 [T], of each token in its line.
-          shapes: int32 [num_batches, 2], B and S of each; the sum of B * S is T.
+          lengths: int32 [num_lines], of each line; their sum is T.
 
         Returns:
           float32 [T, H] for each of the layers; [num_lines, H] for "pooler".
         """
         num_rows = tf.size(input_ids)
-        adder = (1.0 - tf.cast(input_mask, tf.float32)) * _MASKED
         position_rows = tf.gather(self._embeddings.position, positions)
         hidden = self._embed(input_ids, token_type_ids, position_rows)
         hidden = _pad_rows(hidden, self._rows)
         outputs: dict[int | str, tf.Tensor] = {EMBEDDINGS: hidden[:num_rows]}
         for number, layer in enumerate(self._layers):
-            hidden = self._encoder_layer(layer, hidden, adder, shapes)
+            hidden = self._encoder_layer(layer, hidden, lengths=lengths)
             outputs[number] = hidden[:num_rows]
         if self._pooler is not None:
-            first_rows = tf.where(tf.equal(positions, 0))[:, 0]
-            first_tokens = tf.gather(hidden, first_rows)
+            first_tokens = tf.gather(hidden, tf.cumsum(lengths, exclusive=True))
             outputs[POOLER] = self._pool(self._pooler, first_tokens)
         return self._in_order(outputs)
 
@@ -281,26 +259,29 @@ class BertModel(tf.Module):
         self,
         layer: _EncoderLayer,
         hidden: tf.Tensor,
-        adder: tf.Tensor,
-        shapes: tf.Tensor | None = None,
+        adder: tf.Tensor | None = None,
+        lengths: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """One encoder layer: float32 [R, H] -> the same.
 
         Args:
           layer: its weights.
           hidden: float32 [R, H].
-          adder: float32 [B, 1, 1, S]; or [T], with `shapes`.
-          shapes: int32 [num_batches, 2], see `compute_packed`.
+          adder: float32 [B, 1, 1, S], for lines of one padded length.
+          lengths: int32 [num_lines], for lines of any lengths.
         """
         epsilon = self._config.layer_norm_eps
         query = self._dense(hidden, layer.query)
         key = self._dense(hidden, layer.key)
         value = self._dense(hidden, layer.value)
-        if shapes is None:
+        if lengths is None:
             context = self._attend(query, key, value, adder)
+            context = _pad_rows(context, self._rows)
         else:
-            context = self._packed_attention(query, key, value, adder, shapes)
-        context = _pad_rows(context, self._rows)
+            num_heads = self._config.num_attention_heads
+            context = encoder_kernel.packed_attention(
+                query, key, value, lengths, num_heads
+            )
         attention = self._dropout.hidden(self._dense(context, layer.attention_output))
         attention = tf.cast(attention, tf.float32) + hidden
         attention = self._layer_norm(attention, layer.attention_norm, epsilon)
@@ -350,40 +331,6 @@ class BertModel(tf.Module):
         context = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
         return tf.reshape(context, [num_rows, num_heads * head_size])
 
-    def _attend_packed(
-        self,
-        query: tf.Tensor,
-        key: tf.Tensor,
-        value: tf.Tensor,
-        adder: tf.Tensor,
-        shapes: tf.Tensor,
-    ) -> tf.Tensor:
-        """Attention of one batch after the other: [R, H] three times -> [T, H]."""
-        num_batches = tf.shape(shapes)[0]
-        ends = tf.cumsum(shapes[:, 0] * shapes[:, 1])
-
-        def attend_one(number: tf.Tensor, contexts: tf.TensorArray) -> Any:
-            batch_size, seq_length = shapes[number, 0], shapes[number, 1]
-            end = ends[number]
-            own = slice(end - batch_size * seq_length, end)  # copies nothing
-            own_adder = tf.reshape(adder[own], [batch_size, 1, 1, seq_length])
-            context = self._attend(query[own], key[own], value[own], own_adder)
-            return number + 1, contexts.write(number, context)
-
-        nothing = tf.TensorArray(
-            value.dtype,
-            size=num_batches,
-            infer_shape=False,
-            element_shape=[None, self._config.hidden_size],
-        )
-        _, contexts = tf.while_loop(
-            lambda number, _: number < num_batches,
-            attend_one,
-            (0, nothing),
-            parallel_iterations=1,
-        )
-        return contexts.concat()
-
 
 def num_layers_needed(layer_names: Sequence[int | str], num_hidden_layers: int) -> int:
     """How many encoder layers must be computed, from the first one up."""
@@ -396,16 +343,11 @@ def num_layers_needed(layer_names: Sequence[int | str], num_hidden_layers: int) 
 
 def _activation_for(config: BertConfig, arithmetic: Arithmetic) -> Callable[[Any], Any]:
     """The config's activation, in the form that the kernels compute best."""
-    num_inputs = arithmetic.rows_for(config.hidden_size).multiple
-    num_inputs *= config.intermediate_size
-    has_no_last_ones = num_inputs % _EXP_WIDTH == 0
-    if (
-        config.hidden_act == GELU_TANH
-        and not arithmetic.has_gelu_in_product
-        and has_no_last_ones
-    ):
-        return _gelu_sigmoid
-    return _ACTIVATIONS[config.hidden_act]
+    hidden_act = config.hidden_act
+    is_gelu = hidden_act in (GELU_TANH, GELU_ERF)
+    if is_gelu and arithmetic.has_encoder_kernel and not arithmetic.has_gelu_in_product:
+        return lambda x: encoder_kernel.gelu(x, hidden_act)
+    return _ACTIVATIONS[hidden_act]
 
 
 def _take_layer(

@@ -60,10 +60,25 @@ def layer_graph(
     precision: str,
     arithmetic: Arithmetic,
 ) -> Graph:
-    """Traces the embeddings and the first encoder layer."""
+    """Traces the embeddings and the first encoder layer, as a run computes them."""
     model = BertModel(config, weights, (_FIRST_LAYER,), precision, arithmetic)
+
+    def compute_packed(
+        input_ids: tf.Tensor, input_mask: tf.Tensor, token_type_ids: tf.Tensor
+    ) -> list[tf.Tensor]:
+        batch_size, seq_length = tf.unstack(tf.shape(input_mask))
+        positions = tf.tile(tf.range(seq_length), [batch_size])
+        (layer,) = model.compute_packed(
+            tf.reshape(input_ids, [-1]),
+            tf.reshape(token_type_ids, [-1]),
+            positions,
+            tf.fill([batch_size], seq_length),
+        )
+        return [tf.reshape(layer, [batch_size, seq_length, -1])]
+
+    function = compute_packed if arithmetic.has_encoder_kernel else model
     ids = tf.TensorSpec([None, None], tf.int32)
-    graph = tf.function(model, input_signature=[ids, ids, ids], autograph=False)
+    graph = tf.function(function, input_signature=[ids, ids, ids], autograph=False)
     traced: Graph = graph.get_concrete_function()
     return traced
 

@@ -8,9 +8,10 @@ import importlib.util
 import itertools
 import json
 import operator
+import threading
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,14 @@ _MAX_VALUE_BYTES = 19
 _SPARE_BYTES = 64
 
 _FLOAT32 = np.dtype(np.float32)
+Exact = TypeVar("Exact", int, str, list[Any])
 
 # Records of at most so many values, which take 50 us, are written under Python's lock:
 # who lets go of it waits for up to 5 ms until another thread gives it back.
 _VALUES_UNDER_LOCK = 1 << 14
+
+# What is longer is not kept for the case that the next line says the same.
+_MOST_REPEATED_BYTES = 1 << 18
 
 # Wordpieces have at most 200 characters; longer tokens come once and are not kept.
 _MAX_CACHED_TOKEN_LENGTH = 200
@@ -95,6 +100,7 @@ class JsonFormatter:
         if kernel == "avx2" and _KERNEL and _KERNEL.bert_extract_json_form(1) != 1:
             raise ValueError("kernel='avx2': the CPU or the compiler has no AVX2")
         self.kernel = kernel
+        self._own = threading.local()
         self._layer_names = tuple(layer_names)
         self._layer_pieces = layer_pieces(self._layer_names)
         self._layer_blob = b"".join(self._layer_pieces)
@@ -110,15 +116,19 @@ class JsonFormatter:
         Args and Raises are those of `format`.
         """
         lines: list[bytes | bytearray | memoryview] = []
-        before: RecordPart | None = None
+        # The last part of this thread, and its line: groups are small, and what they
+        # say may go on.
+        before, line = getattr(self._own, "last", (None, b""))
         for part in parts:
             if before is not None and _is_repeated(part, before):
-                start = len(_record_start(before.record.linex_index))
-                own_start = _record_start(part.record.linex_index)
-                lines.append(b"".join((own_start, lines[-1][start:])))
+                start = len(_record_number(before.record.linex_index))
+                number = _record_number(part.record.linex_index)
+                lines.append(b"".join((number, line[start:])))
             else:
-                lines.append(self.format(part))
-            before = part
+                line = self.format(part)
+                lines.append(line)
+                before = part if len(line) <= _MOST_REPEATED_BYTES else None
+        self._own.last = before, line
         return lines
 
     def format(self, part: RecordPart) -> memoryview:
@@ -247,9 +257,14 @@ def layer_pieces(layer_names: tuple[int | str, ...]) -> list[bytes]:
     return [piece.encode("ascii") for piece in pieces]
 
 
+def _record_number(linex_index: int) -> bytes:
+    """Gives the beginning of a record, by which alone two may differ."""
+    return b'{"linex_index": %d' % linex_index
+
+
 def _record_start(linex_index: int) -> bytes:
     """Gives what stands before a record's entries."""
-    return b'{"linex_index": %d, "features": [' % linex_index
+    return _record_number(linex_index) + b', "features": ['
 
 
 def _is_repeated(part: RecordPart, before: RecordPart) -> bool:
@@ -377,7 +392,7 @@ def to_record(entry: Any) -> Record:
       InputError: it is not one.
     """
     try:
-        features = entry["features"]
+        features = _exactly(list, entry["features"])
         layers_by_token = [token_entry["layers"] for token_entry in features]
         names_by_token = {
             tuple(layer["index"] for layer in layers) for layers in layers_by_token
@@ -386,8 +401,8 @@ def to_record(entry: Any) -> Record:
             raise ValueError("tokens with different layers")
         layer_names = names_by_token.pop() if names_by_token else ()
         return Record(
-            linex_index=int(entry["linex_index"]),
-            tokens=tuple(str(token_entry["token"]) for token_entry in features),
+            linex_index=_exactly(int, entry["linex_index"]),
+            tokens=tuple(_exactly(str, each["token"]) for each in features),
             indexes=layer_names,
             layers=tuple(
                 _to_matrix([layers[number]["values"] for layers in layers_by_token])
@@ -396,7 +411,7 @@ def to_record(entry: Any) -> Record:
             texts=_to_texts(features),
             offsets=_to_offsets(features),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             'expected {"linex_index": .., "features": [{"token": .., "layers": '
             f'[{{"index": .., "values": [..]}}]}}]}}, found {error!r}'
@@ -407,7 +422,7 @@ def _to_texts(features: list[Any]) -> tuple[str, ...] | None:
     """Gives the entries' "text"; None if there is none."""
     if not any("text" in token_entry for token_entry in features):
         return None
-    return tuple(str(token_entry["text"]) for token_entry in features)
+    return tuple(_exactly(str, token_entry["text"]) for token_entry in features)
 
 
 def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | None:
@@ -420,13 +435,29 @@ def _to_offsets(features: list[Any]) -> tuple[tuple[int, int] | None, ...] | Non
             offsets.append(None)
         else:
             begin, end = token_entry["offset"]
-            offsets.append((int(begin), int(end)))
+            offsets.append((_exactly(int, begin), _exactly(int, end)))
     return tuple(offsets)
 
 
 def _to_matrix(values_by_token: list[Any]) -> NDArray[np.float32]:
-    """Turns the values of one layer into float32 [num_tokens, hidden_size]."""
-    matrix = np.array(values_by_token, dtype=np.float32)
+    """Turns the values of one layer into float32 [num_tokens, hidden_size].
+
+    NaN and infinity, which the original writes, stay what they are.
+    """
+    matrix = np.array(values_by_token)
     if matrix.ndim != 2:
         raise ValueError("values that are no list of numbers")
-    return matrix
+    if matrix.size and matrix.dtype.kind not in "iuf":
+        raise ValueError("values that are no numbers")
+    with np.errstate(over="raise"):
+        try:
+            return matrix.astype(np.float64).astype(np.float32)
+        except FloatingPointError as error:
+            raise ValueError("a value that no float32 holds") from error
+
+
+def _exactly(kind: type[Exact], value: Any) -> Exact:
+    """The value, if it is of that type; of JSON's: true is no int."""
+    if type(value) is not kind:
+        raise ValueError(f"{value!r:.60} for {kind.__name__}")
+    return value

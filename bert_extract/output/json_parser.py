@@ -209,6 +209,8 @@ def _parse_plainly(line: bytes) -> Record:
         raise InputError(
             f"expected a record in JSON: {reason}. Was it written to its end?"
         ) from error
+    except RecursionError as error:
+        raise InputError("expected a record in JSON, found lists in lists") from error
     return to_record(entry)
 
 
@@ -275,7 +277,7 @@ def _guess_shape(line: bytes, selection: Selection) -> _Shape | None:
         layer_names = tuple(layer["index"] for layer in layers)
         (size,) = {len(layer["values"]) for layer in layers}
         return _make_shape(layer_names, size, selection)
-    except (InputError, KeyError, TypeError, ValueError):
+    except (InputError, KeyError, TypeError, ValueError, RecursionError):
         return None  # whoever reads the whole line says what is wrong
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,12 +81,11 @@ def _are_same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool
     return is_alike and one.tobytes() == other.tobytes()
 
 
-@dataclass(frozen=True, slots=True)
-class RecordPart:
+class RecordPart(NamedTuple):
     """The record of a line, or a part of that of a long one: what writers take.
 
     The parts of a line come in order, and their entries together are the line's. A
-    part may have no entries at all.
+    part may have no entries at all. A tuple, as `Features` is and for the same reason.
     """
 
     record: Record  # the entries of this part

@@ -68,7 +68,7 @@ class RecordBuilder:
         """Makes the records of a group of consecutive lines and parts of long ones.
 
         Several threads may make groups at once. One that begins with the middle of a
-        line waits for the group before it, which another thread must have begun.
+        line waits for the group before it, which must have been begun: see `abort`.
 
         Args:
           lines: what the model got.
@@ -78,14 +78,28 @@ class RecordBuilder:
         Raises:
           PoolingAbortedError: the group before it failed.
         """
-        try:
-            return [
-                self.to_part(features, layers)
-                for features, layers in zip(lines, outputs, strict=True)
-            ]
-        except BaseException:
-            self._handover.abort(lines[-1])  # nobody may wait for what never comes
-            raise
+        parts: list[RecordPart] = []
+        for place, (features, layers) in enumerate(zip(lines, outputs, strict=True)):
+            if place and _is_repeated(lines[place - 1 : place + 1], outputs, place):
+                record = parts[-1].record
+                record = Record(
+                    features.unique_id, record.tokens, record.indexes, record.layers
+                )
+                parts.append(RecordPart(record, features.line))
+            else:
+                parts.append(self.to_part(features, layers))
+        return parts
+
+    def abort(self, lines: Sequence[Features]) -> None:
+        """Lets the group after one that failed fail, if it goes on with its last line.
+
+        Whoever encodes a group says so, whatever it was that failed.
+        """
+        self._handover.abort(lines[-1])
+
+    def close(self) -> None:
+        """Ends the run: lets everyone fail who waits, now or later."""
+        self._handover.close()
 
     def to_part(self, features: Features, layers: Layers | None) -> RecordPart:
         """Makes the record of a line, or of a part of a long one: see `to_parts`."""
@@ -148,10 +162,28 @@ class RecordBuilder:
         return normalize(layers) if self._pooling.is_normalized else layers
 
 
+def _is_repeated(
+    two: Sequence[Features], outputs: Sequence[Layers | None], place: int
+) -> bool:
+    """Whether the second of two lines says what the first one does.
+
+    Lines that do and share a batch have the very same arrays. Whole lines of a length
+    share their `LinePart`, too, and no other parts do.
+    """
+    layers = outputs[place]
+    return (
+        layers is not None
+        and layers is outputs[place - 1]
+        and two[0].part is two[1].part
+        and isinstance(two[1].part.entries, TakenTokens)
+    )
+
+
 class _Handover:
     """What parts of lines have left for the parts after them, until these take it."""
 
     def __init__(self) -> None:
+        self._is_closed = False
         self._changed = threading.Condition()
         # By the line, and by the number of the part that is to take it. None: the part
         # before that one failed.
@@ -167,15 +199,21 @@ class _Handover:
         """Waits for what the part before a part has left for it.
 
         Raises:
-          PoolingAbortedError: that one failed.
+          PoolingAbortedError: that one failed, or the run ended.
         """
         key = (features.unique_id, features.part.number)
         with self._changed:
-            self._changed.wait_for(lambda: key in self._left)
-            state = self._left.pop(key)
+            self._changed.wait_for(lambda: key in self._left or self._is_closed)
+            state = self._left.pop(key, None)
         if state is None:
             raise PoolingAbortedError
         return state
+
+    def close(self) -> None:
+        """Lets everyone fail who waits, now or later."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def abort(self, last: Features) -> None:
         """Lets the part after the last one of a group fail, if its line has one."""

@@ -9,8 +9,7 @@ import reprlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +28,18 @@ _RETURN = re.compile("\r")
 _BLOCK_SIZE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One line of the input."""
+class Example(NamedTuple):
+    """One line of the input; a tuple, as `Features` is and for the same reason."""
 
     unique_id: int  # the line's index in the whole input, from 0
     text_a: str
     text_b: str | None  # what follows " ||| ", if the line is a pair
     # How many characters of the line stand before text_a; without CRs, if those are
     # told below.
-    start: int = field(default=0, compare=False)
+    start: int = 0
     # int64 [num_returns]: how many other characters stand before each CR of the line;
     # None if there are none between the first and the last character of the texts.
-    others_before_returns: NDArray[np.int64] | None = field(default=None, compare=False)
+    others_before_returns: NDArray[np.int64] | None = None
 
     def raw_positions(
         self, text: Literal["a", "b"], positions: NDArray[np.int64], is_end: bool

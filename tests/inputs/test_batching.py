@@ -1,8 +1,8 @@
 """Stretches, lengths and batches: the only place that pads."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from bert_extract.inputs.batching import (
     pack,
     padded_length,
     plan_batches,
+    plan_packed_batches,
     stretches,
     to_batch,
 )
@@ -133,7 +134,7 @@ def test_of_the_last_stretch_a_quarter_is_apart(
 
 
 def test_entries_without_a_token_fill_a_stretch_too() -> None:
-    zeros = replace(line(0), part=LinePart(TakenTokens(0, 1000)))
+    zeros = line(0)._replace(part=LinePart(TakenTokens(0, 1000)))
     sizes = [len(stretch) for stretch in stretches([zeros] * 64, max_tokens=16_000)]
     assert sizes == [1, 2, 2, 2, 1]
 
@@ -209,62 +210,60 @@ def test_every_line_is_in_one_batch_that_is_not_too_large(seed: int) -> None:
 @pytest.mark.parametrize(
     ("max_slots", "least_slots", "planned"),
     [
-        (8, 1, [[9], [7], [6], [6], [4, 4], [4, 2]]),
-        (16, 1, [[9], [7, 4], [6, 6], [4, 4, 2]]),
+        (8, 1, [[9], [7], [6], [6], [4, 2], [4, 4]]),
+        (16, 1, [[9, 4], [7, 6], [6, 4, 4, 2]]),
+        (21, 1, [[9, 7, 4], [6, 6, 4, 4], [2]]),
         (8, 16, [[9, 7], [6, 6, 4, 4, 4, 2]]),  # the last ones are no batch of 16
-        (8, 64, [[9, 7, 6, 6, 4, 4, 4, 2]]),
+        (8, 64, [[9, 7, 6, 6, 4, 4, 4, 2]]),  # no batch of fewer than 64
     ],
 )
-def test_what_one_length_leaves_over_may_share_a_batch_with_the_next_lengths(
+def test_lines_of_any_lengths_fill_packed_batches(
     max_slots: int, least_slots: int, planned: list[list[int]]
 ) -> None:
     lengths = [4, 7, 4, 6, 4, 2, 6, 9]
-    batches = plan_batches(
-        lengths, max_slots, mixes_lengths=True, least_slots=least_slots
-    )
+    batches = plan_packed_batches(lengths, max_slots, least_slots)
     assert [[lengths[place] for place in batch] for batch in batches] == planned
     assert sorted(itertools.chain(*batches)) == [*range(8)]
 
 
-@pytest.mark.parametrize("least_slots", [12, 128])
+@pytest.mark.parametrize("least_slots", [1, 12, 128])
 @pytest.mark.parametrize("seed", range(5))
-def test_batches_of_several_lengths_are_bounded(seed: int, least_slots: int) -> None:
+def test_packed_batches_are_bounded_and_nearly_all_of_one_size(
+    seed: int, least_slots: int
+) -> None:
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(2, 129, 300).tolist()
-    lengths = [0, *map(padded_length, tokens)]
-    batches = plan_batches(lengths, 512, mixes_lengths=True, least_slots=least_slots)
+    lengths = [0, *rng.integers(2, 129, 300).tolist()]
+    batches = plan_packed_batches(lengths, 512, least_slots)
     assert sorted(itertools.chain(*batches)) == [*range(1, 301)]
+    sizes = [sum(lengths[place] for place in batch) for batch in batches]
+    assert max(sizes[:-1]) <= 512
+    assert sizes[-1] <= 512 + least_slots
+    assert len(batches) <= -(-sum(lengths) // 512) + 1
+    assert sizes.count(max(sizes[:-1])) >= len(sizes) * 2 / 3
     for batch in batches:
         own = [lengths[place] for place in batch]
         assert own == sorted(own, reverse=True)
-        assert sum(own) <= 512 + least_slots
     firsts = [lengths[batch[0]] for batch in batches]
     assert firsts == sorted(firsts, reverse=True)
 
 
-def test_a_short_input_of_a_wide_model_is_hardly_padded() -> None:
-    """Its products have 128 rows at least: with a length a batch half were padding."""
-    # As long as English sentences are: most have 5 to 40 tokens.
-    tokens = np.random.default_rng(0).gamma(1.6, 10.0, 100).astype(int) + 3
-    lengths = [padded_length(min(n, 128)) for n in tokens.tolist()]
-    shares = []
-    for mixes_lengths in (False, True):
-        batches = plan_batches(
-            lengths, 284, mixes_lengths=mixes_lengths, least_slots=128
-        )
-        rows = [max(128, sum(lengths[place] for place in batch)) for batch in batches]
-        shares.append(1 - sum(lengths) / sum(rows))
-    assert shares[0] > 0.4
-    assert shares[1] < 0.01
+def test_what_has_no_token_is_in_no_packed_batch() -> None:
+    assert plan_packed_batches([0, 3, 0], max_slots=9) == [[1]]
+    assert plan_packed_batches([0], max_slots=9) == []
 
 
-def test_packed_batches_stand_one_behind_the_other() -> None:
-    packed = pack([to_batch([line(3), line(4)], 4), to_batch([line(2)], 2)])
-    assert packed.input_ids.tolist() == [1, 2, 3, 0, 1, 2, 3, 4, 1, 2]
-    assert packed.input_mask.tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
-    assert packed.token_type_ids.tolist() == [0, 0, 1, 0, 0, 0, 1, 1, 0, 0]
-    assert packed.positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
-    assert packed.shapes.tolist() == [[2, 4], [1, 2]]
+def test_a_line_longer_than_a_packed_batch_is_one() -> None:
+    assert plan_packed_batches([100, 3, 100], max_slots=64) == [[0], [2], [1]]
+
+
+def test_packed_lines_stand_one_behind_the_other() -> None:
+    packed = pack([line(3), line(4), line(2)])
+    assert packed.input_ids.tolist() == [1, 2, 3, 1, 2, 3, 4, 1, 2]
+    assert packed.token_type_ids.tolist() == [0, 0, 1, 0, 0, 1, 1, 0, 0]
+    assert packed.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 0, 1]
+    assert packed.lengths.tolist() == [3, 4, 2]
+    for field in dataclasses.fields(packed):
+        assert getattr(packed, field.name).dtype == np.int32
 
 
 def test_padding_is_zeros_and_the_mask_says_so() -> None:

@@ -67,18 +67,22 @@ def test_both_ways_of_writing_the_tanh_form_give_it(has_gelu_in_product: bool) -
     assert largest < (1e-6 if has_gelu_in_product else 1e-7)
 
 
-def test_a_width_that_leaves_last_ones_keeps_the_other_way() -> None:
-    """Sigmoid rounds the last elements of a tensor in another way than the others."""
+@pytest.mark.parametrize("has_gelu_in_product", [True, False])
+@pytest.mark.parametrize("has_encoder_kernel", [True, False])
+def test_who_computes_gelu(has_gelu_in_product: bool, has_encoder_kernel: bool) -> None:
     arithmetic = replace(
-        in_force("CPU", FLOAT32), rows=RowRule(12, 12), has_gelu_in_product=False
+        in_force("CPU", FLOAT32),
+        has_gelu_in_product=has_gelu_in_product,
+        has_encoder_kernel=has_encoder_kernel,
     )
-    forms = [
-        modeling._activation_for(
-            BertConfig(8, 64, 1, 1, intermediate_size, GELU_TANH, 8, 2), arithmetic
-        )
-        for intermediate_size in (4, 64, 3072, 3, 66)
-    ]
-    assert forms == [modeling._gelu_sigmoid] * 3 + [modeling._gelu] * 2
+    for hidden_act, operations in (
+        (GELU_TANH, modeling._gelu),
+        (GELU_ERF, modeling._gelu_erf),
+    ):
+        config = BertConfig(8, 64, 1, 1, 64, hidden_act, 8, 2)
+        is_own = has_encoder_kernel and not has_gelu_in_product
+        found = modeling._activation_for(config, arithmetic)
+        assert (found is operations) is not is_own
 
 
 def test_the_two_differ_where_it_is_known(tmp_path: Path) -> None:

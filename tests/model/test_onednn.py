@@ -108,8 +108,8 @@ def layers_of(
         graph = tf.function(model, autograph=False)
     else:
         positions = np.concatenate([[*range(length)] * 2 for length in lengths])
-        inputs = [ids, np.ones_like(ids), np.zeros_like(ids), positions.astype("i")]
-        inputs.append(np.array([[2, length] for length in lengths], np.int32))
+        inputs = [ids, np.zeros_like(ids), positions.astype("i")]
+        inputs.append(np.repeat(lengths, 2).astype("i"))
         graph = tf.function(model.compute_packed, autograph=False)
     return [np.asarray(layer) for layer in graph(*map(tf.constant, inputs))]
 

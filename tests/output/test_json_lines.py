@@ -116,9 +116,21 @@ def test_what_is_repeated_has_the_bytes_that_it_has_alone(kernel: str) -> None:
         replace(one, linex_index=0),
         make_record(4, 0),
         make_record(5, 0),
+        # Alike but for one thing.
+        one,
+        replace(one, layers=(one.layers[0], other.layers[1])),
+        one,
+        annotated(one),
+        one,
+        replace(one, tokens=tokens),
     ]
     parts = [RecordPart(record) for record in records]
     parts += [
+        RecordPart(one),
+        RecordPart(one, is_last=False),
+        RecordPart(one),
+        RecordPart(one, is_first=False, position=5),
+        RecordPart(one),
         RecordPart(one, is_last=False),
         RecordPart(one, is_first=False, position=5),
         RecordPart(replace(one, linex_index=99)),
@@ -127,6 +139,11 @@ def test_what_is_repeated_has_the_bytes_that_it_has_alone(kernel: str) -> None:
     alone = [bytes(formatter.format(part)) for part in parts]
     assert [bytes(line) for line in formatter.format_all(parts)] == alone
     assert formatter.format_all([]) == []
+    # The same, group by group.
+    for size in (1, 2, 3):
+        groups = [parts[i : i + size] for i in range(0, len(parts), size)]
+        lines = [line for group in groups for line in formatter.format_all(group)]
+        assert [bytes(line) for line in lines] == alone
 
 
 def test_what_is_repeated_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +159,9 @@ def test_what_is_repeated_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> 
     record = make_record(3, 2)
     same = [RecordPart(replace(record, linex_index=number)) for number in range(5)]
     formatter.format_all([*same, RecordPart(make_record(6, 2)), *same])
+    assert formatted == [0, 6, 0]
+    formatter.format_all(same)
+    formatter.format_all(same)
     assert formatted == [0, 6, 0]
 
 
@@ -430,7 +450,8 @@ def test_four_threads_write_the_same_bytes(kernel: str) -> None:
                 rng.normal(size=(size, 64)).astype(np.float32),
             ),
         )
-        for number, size in enumerate(rng.integers(1, 40, 30).tolist())
+        # The last ones have more values than are written under Python's lock.
+        for number, size in enumerate([*rng.integers(1, 40, 30).tolist(), 200, 300])
     ]
     expected = [original_line(record).encode("ascii") for record in records]
     found: list[list[bytes]] = [[] for _ in range(4)]

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,3 +262,77 @@ def test_records_own_their_memory() -> None:
 def test_a_kernel_that_there_is_not() -> None:
     with pytest.raises(ValueError, match="expected compiled or python"):
         JsonParser(kernel="fast")
+
+
+def _changed(path: tuple[Any, ...], value: Any) -> Any:
+    entry: Any = {
+        "linex_index": 1,
+        "features": [
+            {
+                "token": "a",
+                "text": "b",
+                "offset": [0, 1],
+                "layers": [{"index": -1, "values": [1.5, 2]}],
+            }
+        ],
+    }
+    place = entry
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return entry
+
+
+_VALUES = ("features", 0, "layers", 0, "values")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (_VALUES, [None, 1.0]),
+        (_VALUES, [True, False]),
+        (_VALUES, ["1.5", "2"]),
+        (_VALUES, [1e39, 0.0]),
+        (_VALUES, [10**400, 0]),
+        (_VALUES, 1.5),
+        (("linex_index",), 1.7),
+        (("linex_index",), True),
+        (("linex_index",), "1"),
+        (("linex_index",), None),
+        (("features",), {}),
+        (("features",), ""),
+        (("features", 0, "token"), None),
+        (("features", 0, "token"), 7),
+        (("features", 0, "text"), 7),
+        (("features", 0, "offset"), [0.5, 1]),
+        (("features", 0, "offset"), [0]),
+    ],
+)
+def test_what_has_another_type_is_no_record(path: tuple[Any, ...], value: Any) -> None:
+    whole = _changed(("linex_index",), 2)
+    assert JsonParser().parse(json.dumps(whole).encode()).linex_index == 2
+    line = json.dumps(_changed(path, value)).encode()
+    with pytest.raises(InputError, match="linex_index"):
+        JsonParser().parse(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"linex_index": 1, "features": [{"token": "a", "layers": ['
+        + b"[" * 100_000
+        + b"]}]}",
+        b'{"linex_index": 1e999, "features": []}',
+    ],
+)
+def test_absurd_json_is_no_record(line: bytes) -> None:
+    with pytest.raises(InputError, match="expected"):
+        JsonParser().parse(line)
+
+
+def test_what_the_original_writes_of_broken_weights_can_be_read() -> None:
+    line = json.dumps(_changed(_VALUES, [float("nan"), -float("inf")])).encode()
+    (layer,) = JsonParser().parse(line).layers
+    assert np.isnan(layer[0, 0])
+    assert np.isneginf(layer[0, 1])

@@ -64,6 +64,7 @@ def in_threads(
             found[number] = builder.to_parts(groups[number], outputs[number])
         except BaseException as error:
             found[number] = error
+            builder.abort(groups[number])  # as the engine does
 
     threads = [
         threading.Thread(target=build, args=(number,), daemon=True)
@@ -131,3 +132,39 @@ def test_nobody_waits_for_a_part_that_failed(
         PoolingAbortedError
     ] * (num_of_line - 2)
     assert isinstance(found[num_of_line], list)
+
+
+def test_nobody_waits_when_the_run_has_ended(tokenizer: Tokenizer) -> None:
+    """What it waits for may never have been begun."""
+    builder = builder_of("sentence")
+    part = parts_of(tokenizer, "sentence", "a" * 40)[1]
+    failures: list[BaseException] = []
+
+    def build() -> None:
+        try:
+            builder.to_parts([part], layers_of([part]))
+        except PoolingAbortedError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=build, daemon=True) for _ in range(2)]
+    threads[0].start()
+    builder.close()
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(failures) == 2
+
+
+def test_lines_that_say_the_same_have_the_same_record_but_for_their_number(
+    tokenizer: Tokenizer,
+) -> None:
+    texts = ["a a", "a a", "b", "a a", ""]
+    examples = [Example(number, text, None) for number, text in enumerate(texts)]
+    lines = list(to_parts(examples, tokenizer, LineOptions(max_seq_length=10)))
+    outputs = layers_of(lines)
+    # As the engine gives them: the very same arrays where all that went in is the same.
+    outputs[1] = outputs[3] = outputs[0]
+    builder = builder_of("wordpiece")
+    alone = [builder.to_part(*each) for each in zip(lines, outputs, strict=True)]
+    assert builder.to_parts(lines, outputs) == alone
+    assert [part.record.linex_index for part in alone] == [*range(5)]

@@ -34,6 +34,7 @@ ORDER = (
     "model.config",
     "model.layer_plan",
     "model.onednn",
+    "model.encoder_kernel",
     "model.arithmetic",
     "model.modeling",
     "model.self_check",
@@ -142,6 +143,7 @@ UPPER_WING = "cluster"
 # Nobody waits for TensorFlow who only asks for help or reads records back.
 WITH_TENSORFLOW = (
     "model.onednn",
+    "model.encoder_kernel",
     "model.modeling",
     "model.self_check",
     "model.devices",

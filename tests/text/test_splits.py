@@ -81,7 +81,8 @@ def test_every_shard_of_every_cut_of_a_small_file(tmp_path: Path) -> None:
         whole = read([path])
         assert texts(whole) == read_lines(path.read_bytes())
         for num_shards in range(1, 8):
-            assert list(itertools.chain(*read_shards([path], num_shards))) == whole
+            shards = itertools.chain(*read_shards([path], num_shards))
+            assert [line[:3] for line in shards] == [line[:3] for line in whole]
 
 
 def test_the_last_line_of_a_file_is_not_joined_to_the_next(tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_only_crs_behind_the_last_newline_are_no_line(
     # Where its lines start, another file's go on; and from there it may be resumed.
     (tmp_path / "next.txt").write_bytes(b"next")
     *_, last = read([path, tmp_path / "next.txt"])
-    assert last == Example(num_lines, "next", None)
+    assert last[:3] == (num_lines, "next", None)
     assert count_lines(str(path), path.stat().st_size) == num_lines
     shards = read_shards([path, tmp_path / "next.txt"], 3)
     assert [example.unique_id for example in itertools.chain(*shards)] == [
