@@ -1,10 +1,12 @@
-"""What each format costs: bytes a token and seconds for the same lines.
+"""What each format costs: bytes a token, and seconds to write lines and read them.
 
     python scripts/benchmark_formats.py --model_dir=DIR --text=corpus.txt
 
 The runs are warm ones in one process, four layers of every token; the formats take
-turns, and medians are printed. DIR has vocab.txt, bert_config.json and bert_model.ckpt;
-without it the real weights of all-MiniLM-L6-v2 are taken, which the tests have, too.
+turns, and medians are printed. What is read is in the system's cache, and MB are those
+of the file; "one layer" is `layers=[-1]`. DIR has vocab.txt, bert_config.json and
+bert_model.ckpt; without it the real weights of all-MiniLM-L6-v2 are taken, which the
+tests have, too.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from bert_extract import FeatureExtractor, read_features
@@ -55,23 +58,44 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             writer.write(reader.readline())
     extractor = load(Path(arguments.model_dir or write_minilm(folder / "minilm")))
     runs: dict[str, list[Summary]] = {name: [] for name in OUTPUTS}
+    readings: dict[str, list[tuple[float, float]]] = {name: [] for name in OUTPUTS}
     for number in range(arguments.rounds + 1):
         for name, options in OUTPUTS.items():
             output_file = str(folder / name)
             summary = extractor.extract_file(str(input_file), output_file, **options)
             if number:  # the first round warms up
                 runs[name].append(summary)
-    print("| format | bytes a token | of JSON lines | seconds |\n|---|---|---|---|")
+                readings[name].append(read(output_file, arguments.num_lines))
+    print(
+        "| format | bytes a token | of JSON lines | seconds | read, MB/s | tokens/s "
+        "| one layer, tokens/s |\n|---|---|---|---|---|---|---|"
+    )
     json_bytes = runs["out.jsonl"][0].output_bytes
     for name, summaries in runs.items():
-        assert sum(1 for _ in read_features(folder / name)) == arguments.num_lines
         first = summaries[0]
+        all_seconds, one_seconds = map(
+            statistics.median, zip(*readings[name], strict=True)
+        )
         seconds = statistics.median(summary.seconds for summary in summaries)
         print(
             f"| {name} | {first.output_bytes / first.num_tokens:,.0f} "
-            f"| {first.output_bytes / json_bytes:.0%} | {seconds:.2f} |"
+            f"| {first.output_bytes / json_bytes:.0%} | {seconds:.2f} "
+            f"| {first.output_bytes / all_seconds / 1e6:.0f} "
+            f"| {first.num_tokens / all_seconds:,.0f} "
+            f"| {first.num_tokens / one_seconds:,.0f} |"
         )
     print(f"{first.num_lines} lines, {first.num_tokens} tokens")
+
+
+def read(output_file: str, num_lines: int) -> tuple[float, float]:
+    """Seconds that it takes to read everything back, and the last layer alone."""
+    seconds = []
+    for layers in (None, [-1]):
+        start = time.perf_counter()
+        records = read_features(output_file, layers=layers)
+        assert sum(1 for _ in records) == num_lines
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1]
 
 
 def write_minilm(folder: Path) -> Path:
