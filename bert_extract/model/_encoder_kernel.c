@@ -387,28 +387,35 @@ static void compute_attention(void *kernel, TF_OpKernelContext *context)
     tf.TF_DeleteStatus(status);
 }
 
-/* Writes to the input, if nobody else reads it. */
+/* Writes to where the input stands, if nobody else reads that. */
 static void compute_gelu(void *kernel, TF_OpKernelContext *context)
 {
     TF_Status *status = tf.TF_NewStatus();
     TF_Tensor *input = NULL, *output = NULL;
+    const float *from = NULL;
+    int64_t shape[2] = {0, 0};
     tf.TF_GetInput(context, 0, &input, status);
     if (tf.TF_GetCode(status) == TF_OK && tf.TF_NumDims(input) != 2)
         tf.TF_SetStatus(status, TF_INVALID_ARGUMENT, "x must be a matrix");
     if (tf.TF_GetCode(status) == TF_OK) {
-        const int64_t shape[2] = {tf.TF_Dim(input, 0), tf.TF_Dim(input, 1)};
+        from = tf.TF_TensorData(input);
+        shape[0] = tf.TF_Dim(input, 0);
+        shape[1] = tf.TF_Dim(input, 1);
+    }
+    /* Now, since a handle of it counts as a reader; the context keeps what it has. */
+    if (input)
+        tf.TF_DeleteTensor(input);
+    if (tf.TF_GetCode(status) == TF_OK) {
         const int candidate = 0;
         int forwarded;
         output = tf.TF_ForwardInputOrAllocateOutput(
             context, &candidate, 1, 0, shape, 2, &forwarded, status);
-        if (tf.TF_GetCode(status) == TF_OK)
-            (*(int32_t *)kernel ? each_gelu_erf : each_gelu_tanh)(
-                tf.TF_TensorData(input), shape[0] * shape[1], tf.TF_TensorData(output));
     }
+    if (tf.TF_GetCode(status) == TF_OK)
+        (*(int32_t *)kernel ? each_gelu_erf : each_gelu_tanh)(
+            from, shape[0] * shape[1], tf.TF_TensorData(output));
     if (tf.TF_GetCode(status) != TF_OK)
         tf.TF_OpKernelContext_Failure(context, status);
-    if (input)
-        tf.TF_DeleteTensor(input);
     if (output)
         tf.TF_DeleteTensor(output);
     tf.TF_DeleteStatus(status);
