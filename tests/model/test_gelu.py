@@ -64,7 +64,8 @@ def test_both_ways_of_writing_the_tanh_form_give_it(has_gelu_in_product: bool) -
     x = np.linspace(-40.0, -2.0, 64 * 512, dtype=np.float32).reshape(512, 64)
     found = through_the_graph(GELU_TANH, x, arithmetic)
     largest = np.abs(found - gelu_tanh(x.astype(np.float64))).max()
-    assert largest < (1e-6 if has_gelu_in_product else 1e-7)
+    is_own = arithmetic.has_encoder_kernel and not has_gelu_in_product
+    assert largest < (1e-7 if is_own else 1e-6)
 
 
 @pytest.mark.parametrize("has_gelu_in_product", [True, False])
