@@ -309,7 +309,9 @@ def test_the_loss_of_a_node_costs_its_splits_alone(
     (lost,) = raylets.keys() & set(nodes.processes(f"--node_ip_address={SECOND}"))
     assert Path(f"/proc/{lost}/comm").read_text() == "raylet\n"
     assert run.num_parts() < corpus.num_parts
-    os.kill(lost, signal.SIGKILL)  # and Ray kills its worker
+    # The worker first: its parent gone, it would go on where SIGHUP is ignored.
+    os.kill(raylets[lost], signal.SIGKILL)
+    os.kill(lost, signal.SIGKILL)
     (other,) = (pid for raylet, pid in raylets.items() if raylet != lost)
     os.kill(other, signal.SIGCONT)
     said = run.end()
